@@ -1,0 +1,50 @@
+package curriculum
+
+import (
+	"errors"
+	"math/bits"
+
+	"github.com/gradus-rl/gradus/datasets"
+)
+
+// Uniform poses every problem once per epoch, in an order of its own for each
+// epoch: sampling without replacement, as a shuffled data loader does. The
+// order is a function of (seed, epoch, position), so the cursor is the number
+// of groups posed and nothing else needs to be kept; a run that resumes skips
+// and repeats nothing.
+var Uniform = Proposer{
+	Name: "uniform", Paper: "-", Version: 1,
+	Reads: []string{"posed"}, Writes: []string{"proposals"},
+	Defaults: struct{}{},
+	Bind:     datasets.Bind(struct{}{}, uniform),
+}
+
+func uniform(_ struct{}, p *Pose, env datasets.Env) error {
+	if p.Problems <= 0 {
+		return errors.New("the problem set is empty")
+	}
+	n := int64(p.Problems)
+	for c := p.Posed; c < p.Posed+int64(p.Groups); c++ {
+		key := datasets.Stream(env.Seed, "uniform", uint64(c/n))
+		p.Rows = append(p.Rows, int32(permute(key, uint64(c%n), uint64(n))))
+	}
+	return nil
+}
+
+// permute is the image of i under a pseudo-random permutation of [0, n) given
+// by key: a four-round Feistel network on the next even power of two, walked
+// until it falls below n (Black and Rogaway 2002, "Ciphers with arbitrary
+// finite domains", cycle-walking). It costs O(1) and no memory for any n.
+func permute(key, i, n uint64) uint64 {
+	half := (bits.Len64(max(n, 2)-1) + 1) / 2
+	mask := uint64(1)<<half - 1
+	for {
+		l, r := i>>half, i&mask
+		for round := range 4 {
+			l, r = r, l^(datasets.Stream(key, round, r)&mask)
+		}
+		if i = l<<half | r; i < n {
+			return i
+		}
+	}
+}
