@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 )
 
 // Config is the shape of a Qwen2 decoder, under the keys of a Hugging Face
@@ -34,12 +33,7 @@ func (c Config) HeadDim() int { return c.HiddenSize / c.NumAttentionHeads }
 // Validate reports every field out of range in one error, each with its value
 // and what was expected.
 func (c Config) Validate() error {
-	var bad []string
-	want := func(ok bool, format string, args ...any) {
-		if !ok {
-			bad = append(bad, fmt.Sprintf(format, args...))
-		}
-	}
+	var r ranges
 	for _, f := range []struct {
 		name  string
 		value int
@@ -52,30 +46,27 @@ func (c Config) Validate() error {
 		{"num_key_value_heads", c.NumKeyValueHeads},
 		{"max_position_embeddings", c.MaxPositionEmbeddings},
 	} {
-		want(f.value >= 1 && f.value <= maxDimension, "%s is %d, want 1 to %d", f.name, f.value, maxDimension)
+		r.want(f.value >= 1 && f.value <= maxDimension, "%s is %d, want 1 to %d", f.name, f.value, maxDimension)
 	}
 	if c.NumAttentionHeads >= 1 && c.NumKeyValueHeads >= 1 && c.HiddenSize >= 1 {
-		want(c.HiddenSize%c.NumAttentionHeads == 0,
+		r.want(c.HiddenSize%c.NumAttentionHeads == 0,
 			"hidden_size is %d, want a multiple of num_attention_heads (%d)", c.HiddenSize, c.NumAttentionHeads)
-		want(c.HiddenSize%c.NumAttentionHeads != 0 || c.HeadDim()%2 == 0,
+		r.want(c.HiddenSize%c.NumAttentionHeads != 0 || c.HeadDim()%2 == 0,
 			"hidden_size / num_attention_heads is %d, want an even head width for rotary positions", c.HeadDim())
-		want(c.NumAttentionHeads%c.NumKeyValueHeads == 0,
+		r.want(c.NumAttentionHeads%c.NumKeyValueHeads == 0,
 			"num_key_value_heads is %d, want a divisor of num_attention_heads (%d)", c.NumKeyValueHeads, c.NumAttentionHeads)
 	}
-	want(c.RMSNormEps > 0 && c.RMSNormEps < 1, "rms_norm_eps is %g, want above 0 and below 1", c.RMSNormEps)
-	want(c.RopeTheta > 1 && !math.IsInf(c.RopeTheta, 0), "rope_theta is %g, want above 1", c.RopeTheta)
+	r.want(c.RMSNormEps > 0 && c.RMSNormEps < 1, "rms_norm_eps is %g, want above 0 and below 1", c.RMSNormEps)
+	r.want(c.RopeTheta > 1 && !math.IsInf(c.RopeTheta, 0), "rope_theta is %g, want above 1", c.RopeTheta)
 	for _, f := range []struct {
 		name string
 		id   *int32
 	}{{"bos_token_id", c.BOSTokenID}, {"eos_token_id", c.EOSTokenID}, {"pad_token_id", c.PadTokenID}} {
 		if f.id != nil {
-			want(*f.id >= 0 && int(*f.id) < c.VocabSize, "%s is %d, want below vocab_size (%d)", f.name, *f.id, c.VocabSize)
+			r.want(*f.id >= 0 && int(*f.id) < c.VocabSize, "%s is %d, want below vocab_size (%d)", f.name, *f.id, c.VocabSize)
 		}
 	}
-	if bad != nil {
-		return fmt.Errorf("policy config: %s", strings.Join(bad, "; "))
-	}
-	return nil
+	return r.err("policy config")
 }
 
 // maxDimension bounds every size in a Config, so that products of two of them
