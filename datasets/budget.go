@@ -1,0 +1,81 @@
+package datasets
+
+import (
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"github.com/apache/arrow/go/v17/arrow/memory"
+)
+
+// budget is an allocator for reading data that may be damaged: it panics rather
+// than go beyond its limit, and until it is settled it can give back all that its
+// user left behind.
+type budget struct {
+	memory.Allocator
+	mu   sync.Mutex
+	left int              // bytes
+	live map[*byte][]byte // allocations by first byte; nil once settled
+}
+
+func newBudget(mem memory.Allocator, limit int) *budget {
+	return &budget{Allocator: mem, left: limit, live: map[*byte][]byte{}}
+}
+
+// Allocate implements memory.Allocator.
+func (b *budget) Allocate(size int) []byte {
+	b.charge(size)
+	return b.track(b.Allocator.Allocate(size))
+}
+
+// Reallocate implements memory.Allocator.
+func (b *budget) Reallocate(size int, old []byte) []byte {
+	b.charge(size - len(old))
+	b.forget(old)
+	return b.track(b.Allocator.Reallocate(size, old))
+}
+
+// Free implements memory.Allocator.
+func (b *budget) Free(data []byte) {
+	b.forget(data)
+	b.Allocator.Free(data)
+}
+
+// settle ends the tracking; with free it first gives back what is live.
+func (b *budget) settle(free bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if free {
+		for _, data := range b.live {
+			b.Allocator.Free(data)
+		}
+	}
+	b.live = nil
+}
+
+func (b *budget) charge(size int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.live == nil {
+		return
+	}
+	if size > b.left {
+		panic(fmt.Sprintf("it asks for more memory than %d bytes", MaxDecoded))
+	}
+	b.left -= size
+}
+
+func (b *budget) track(data []byte) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.live != nil {
+		b.live[unsafe.SliceData(data)] = data
+	}
+	return data
+}
+
+func (b *budget) forget(data []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.live, unsafe.SliceData(data))
+}

@@ -1,0 +1,213 @@
+package datasets
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/ipc"
+	"github.com/apache/arrow/go/v17/arrow/memory"
+)
+
+// Compression is how the buffers of an encoded table are compressed.
+type Compression int
+
+// The compressions of Arrow IPC files.
+const (
+	Zstd Compression = iota // smaller; what Save uses
+	LZ4                     // faster
+)
+
+// MaxDecoded bounds the memory in bytes that decoding one table may take, so that a
+// damaged length cannot exhaust the machine. Arrow's 32-bit offsets allow 2 GiB a
+// column; larger data is cut into shards.
+const MaxDecoded = 4 << 30
+
+// Encode writes t as an Arrow IPC file of one batch. Equal tables give equal bytes,
+// whatever the number of processors; a joined table is refused.
+func Encode(t *Table, c Compression) ([]byte, error) {
+	if _, err := LookupKind(t.Kind()); err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	option := ipc.WithZstd()
+	if c == LZ4 {
+		option = ipc.WithLZ4()
+	}
+	var out buffer
+	w, err := ipc.NewFileWriter(&out, ipc.WithSchema(t.record.Schema()), option)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", t.Kind(), err)
+	}
+	if err := errors.Join(w.Write(t.record), w.Close()); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", t.Kind(), err)
+	}
+	return out.Bytes(), nil
+}
+
+// buffer is a bytes.Buffer that can tell its position, which is all the seeking
+// that Arrow's file writer does.
+type buffer struct{ bytes.Buffer }
+
+func (b *buffer) Seek(offset int64, whence int) (int64, error) {
+	if offset != 0 || whence != io.SeekCurrent {
+		return 0, errors.New("buffer: seek beyond telling the position")
+	}
+	return int64(b.Len()), nil
+}
+
+// Decode reads what [Encode] wrote, or another writer of Arrow IPC files with one
+// batch, a known kind in its metadata and that kind's columns without nulls. The
+// values are checked as far as reading them safely needs; damaged input is an
+// error, never a panic. The table's memory comes from mem.
+func Decode(mem memory.Allocator, data []byte) (*Table, error) {
+	t, err := decode(mem, data)
+	if err != nil {
+		return nil, fmt.Errorf("decode table: %w", err)
+	}
+	return t, nil
+}
+
+func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
+	b := newBudget(mem, MaxDecoded)
+	defer func() {
+		// Arrow's reader panics on damaged files and leaves behind what it has read.
+		if p := recover(); p != nil {
+			t, err = nil, fmt.Errorf("damaged file: %v", p)
+		}
+		b.settle(err != nil)
+	}()
+	r, err := ipc.NewFileReader(bytes.NewReader(data), ipc.WithAllocator(b))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if n := r.NumRecords(); n != 1 {
+		return nil, fmt.Errorf("%d batches, want 1", n)
+	}
+	rec, err := r.RecordAt(0)
+	if err != nil {
+		return nil, err
+	}
+	columns, err := declared(rec)
+	if err != nil {
+		rec.Release()
+		return nil, err
+	}
+	return &Table{record: rec, columns: columns}, nil
+}
+
+// declared checks a record against its kind and returns the columns' declarations.
+func declared(rec arrow.Record) ([]AnyColumn, error) {
+	kind, _ := rec.Schema().Metadata().GetValue(metaKind)
+	k, err := LookupKind(kind)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, f := range rec.Schema().Fields() {
+		names = append(names, f.Name)
+	}
+	columns, err := k.layout(names)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range columns {
+		if names[i] != c.String() {
+			return nil, fmt.Errorf("%s: column %d is %q, want %q", kind, i, names[i], c)
+		}
+		if err := checkArray(rec.Column(i), c.dataType()); err != nil {
+			return nil, fmt.Errorf("%s: column %q: %w", kind, c, err)
+		}
+	}
+	return columns, nil
+}
+
+// checkArray verifies that a has the type wanted and that reading its values stays
+// within its buffers.
+func checkArray(a arrow.Array, want arrow.DataType) error {
+	if a.DataType().ID() != want.ID() {
+		return fmt.Errorf("type %s, want %s", a.DataType(), want)
+	}
+	if a.NullN() != 0 {
+		return fmt.Errorf("%d nulls, want none", a.NullN())
+	}
+	switch a := a.(type) {
+	case *array.List:
+		if a.Len() > 0 {
+			if err := checkOffsets(a.Offsets()[:a.Len()+1], a.ListValues().Len()); err != nil {
+				return err
+			}
+		}
+		return checkArray(a.ListValues(), want.(*arrow.ListType).Elem())
+	case *array.String:
+		if a.Len() == 0 {
+			return nil
+		}
+		return checkOffsets(a.ValueOffsets(), a.Data().Buffers()[2].Len())
+	}
+	bits := int64(want.(arrow.FixedWidthDataType).BitWidth())
+	if have := int64(a.Data().Buffers()[1].Len()); have < (int64(a.Len())*bits+7)/8 {
+		return fmt.Errorf("%d bytes for %d rows of %s", have, a.Len(), want)
+	}
+	return nil
+}
+
+// Save stores t, compressed with Zstd, under its content address. Saving what is
+// there already is fine, and cheap to retry.
+func Save(ctx context.Context, s Store, t *Table) (Ref, error) {
+	data, err := Encode(t, Zstd)
+	if err != nil {
+		return Ref{}, fmt.Errorf("save: %w", err)
+	}
+	return save(ctx, s, data, Ref{Rows: int64(t.Rows()), Kind: t.Kind()})
+}
+
+// SaveBlob stores data under its content address, with kind "blob".
+func SaveBlob(ctx context.Context, s Store, data []byte) (Ref, error) {
+	return save(ctx, s, data, Ref{Kind: KindBlob})
+}
+
+func save(ctx context.Context, s Store, data []byte, r Ref) (Ref, error) {
+	r.Hash, r.Bytes = hash(data), int64(len(data))
+	if err := s.PutOnce(ctx, r.object(), data); err != nil && !errors.Is(err, ErrExists) {
+		return Ref{}, fmt.Errorf("save %s: %w", r.Kind, err)
+	}
+	return r, nil
+}
+
+// Load reads the table that r addresses. Bytes that do not have r's hash are an
+// [ErrCorrupt] that names the object.
+func Load(ctx context.Context, s Store, mem memory.Allocator, r Ref) (*Table, error) {
+	data, err := LoadBlob(ctx, s, r)
+	if err != nil {
+		return nil, err
+	}
+	t, err := Decode(mem, data)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", r.object(), err)
+	}
+	if t.Kind() != r.Kind {
+		defer t.Release()
+		return nil, fmt.Errorf("load %s: a table of %s, want %s", r.object(), t.Kind(), r.Kind)
+	}
+	return t, nil
+}
+
+// LoadBlob reads the bytes that r addresses, verified as by [Load].
+func LoadBlob(ctx context.Context, s Store, r Ref) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	data, err := s.Get(ctx, r.object())
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", r.Kind, err)
+	}
+	if have := hash(data); have != r.Hash {
+		return nil, fmt.Errorf("load %s: %w: %d bytes with SHA-256 %s", r.object(), ErrCorrupt, len(data), have)
+	}
+	return data, nil
+}

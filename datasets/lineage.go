@@ -1,0 +1,190 @@
+package datasets
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"time"
+)
+
+// Lineage says how a result comes about. A stage's result is a function of it, so
+// its [Lineage.Key] is the result's name: equal lineage, equal bytes.
+type Lineage struct {
+	Stage   string          `json:"stage"`            // name of the stage
+	Version int             `json:"version"`          // of the stage's code: raised when its results change
+	Params  json.RawMessage `json:"params,omitempty"` // the stage's parameters, any JSON
+	Inputs  []string        `json:"inputs,omitempty"` // hashes of the inputs, in the stage's order
+	Seed    uint64          `json:"seed"`             // of the run
+	Step    int             `json:"step"`             // of the run, 0 before the first
+	Scope   string          `json:"scope,omitempty"`  // "" when any run may share the result, else who owns it
+}
+
+// zeroLineage is the canonical form of the zero Lineage.
+var zeroLineage = must(Lineage{}.canonical())
+
+// Key is the SHA-256, in hex, of the lineage's canonical JSON: fields in declared
+// order, object members of Params sorted, numbers as written, no spaces. It is ""
+// when Params is not JSON, which [Lineage.Validate] reports and [NewTable] and [Do]
+// refuse.
+func (l Lineage) Key() string {
+	data, err := l.canonical()
+	if err != nil {
+		return ""
+	}
+	return hash(data)
+}
+
+// Validate reports what makes the lineage unusable as a name for a result.
+func (l Lineage) Validate() error {
+	if l.Stage == "" {
+		return errors.New("lineage: no stage")
+	}
+	_, err := l.canonical()
+	return err
+}
+
+func (l Lineage) canonical() ([]byte, error) {
+	if l.Params != nil {
+		p, err := Canonical(l.Params)
+		if err != nil {
+			return nil, fmt.Errorf("lineage of stage %q: params: %w", l.Stage, err)
+		}
+		l.Params = p
+	}
+	if len(l.Inputs) == 0 {
+		l.Inputs = nil
+	}
+	return marshal(l)
+}
+
+// object is the store key under which the lineage's result is recorded.
+func (l Lineage) object() string {
+	scope := l.Scope
+	if scope == "" {
+		scope = "shared"
+	}
+	return "keys/" + scope + "/" + l.Stage + "/" + l.Key() + ".json"
+}
+
+// Canonical is v as JSON in the only spelling: object members sorted, no spaces,
+// numbers as v's own marshalling writes them. It is the way to fill
+// [Lineage.Params]. What has no JSON form (NaN, functions) is an error.
+func Canonical(v any) (json.RawMessage, error) {
+	raw, err := marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var generic any
+	if err := d.Decode(&generic); err != nil {
+		return nil, err
+	}
+	return marshal(generic)
+}
+
+// marshal is json.Marshal without the escapes meant for HTML.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+func hash(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// Result is what one execution of a stage leaves: Refs to its tables and its
+// figures. It is recorded once, under keys/<scope or "shared">/<stage>/<key>.json.
+type Result struct {
+	Tables  map[string]Ref     `json:"tables"`            // by the stage's own names
+	Metrics map[string]float64 `json:"metrics,omitempty"` // finite figures
+	Seconds float64            `json:"-"`                 // wall time of the computation; 0 when reused
+}
+
+// record is the stored form of a result.
+type record struct {
+	Lineage Lineage `json:"lineage"`
+	Result  Result  `json:"result"`
+}
+
+// Do returns the result recorded for l, or computes and records it. reused says
+// that the result is an earlier or concurrent execution's: when two workers race,
+// the first to record wins and both return its result. compute saves its tables
+// before it returns; a crash between leaves objects that the next try finds.
+// Deleting an object that a record names therefore means deleting the record too.
+//
+// Metrics must be finite, because JSON has no NaN; a figure that does not exist is
+// left out by compute.
+func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (Result, error)) (r Result, reused bool, err error) {
+	if err := l.Validate(); err != nil {
+		return Result{}, false, err
+	}
+	switch r, err := recorded(ctx, s, l); {
+	case err == nil:
+		return r, true, nil
+	case !errors.Is(err, ErrNotFound):
+		return Result{}, false, fmt.Errorf("stage %s: look up: %w", l.Stage, err)
+	}
+	start := time.Now()
+	r, err = compute(ctx)
+	if err != nil {
+		return Result{}, false, fmt.Errorf("stage %s: %w", l.Stage, err)
+	}
+	seconds := time.Since(start).Seconds()
+	data, err := encodeResult(l, r)
+	if err != nil {
+		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
+	}
+	switch err := s.PutOnce(ctx, l.object(), data); {
+	case errors.Is(err, ErrExists):
+		r, err := recorded(ctx, s, l)
+		if err != nil {
+			return Result{}, false, fmt.Errorf("stage %s: read the winner: %w", l.Stage, err)
+		}
+		return r, true, nil
+	case err != nil:
+		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
+	}
+	r.Seconds = seconds
+	return r, false, nil
+}
+
+func encodeResult(l Lineage, r Result) ([]byte, error) {
+	for _, name := range slices.Sorted(maps.Keys(r.Metrics)) {
+		if v := r.Metrics[name]; math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("metric %q is %v, want a finite number", name, v)
+		}
+	}
+	return marshal(record{l, r})
+}
+
+// recorded reads the result of l, or ErrNotFound.
+func recorded(ctx context.Context, s Store, l Lineage) (Result, error) {
+	data, err := s.Get(ctx, l.object())
+	if err != nil {
+		return Result{}, err
+	}
+	var rec record
+	d := json.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(&rec); err != nil {
+		return Result{}, fmt.Errorf("%s: %w: %v", l.object(), ErrCorrupt, err)
+	}
+	if _, err := d.Token(); err != io.EOF || rec.Lineage.Key() != l.Key() {
+		return Result{}, fmt.Errorf("%s: %w: not the record of this lineage", l.object(), ErrCorrupt)
+	}
+	return rec.Result, nil
+}

@@ -1,0 +1,99 @@
+package datasets
+
+import (
+	"bytes"
+	"context"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Memory is a [Store] in this process's memory, for tests and small experiments.
+type Memory struct {
+	mu      sync.RWMutex
+	objects map[string]memoryObject
+}
+
+type memoryObject struct {
+	data     []byte
+	modified time.Time
+}
+
+// NewMemory returns an empty store.
+func NewMemory() *Memory { return &Memory{objects: map[string]memoryObject{}} }
+
+var _ Store = (*Memory)(nil)
+
+// Get implements [Store].
+func (m *Memory) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := guard(ctx, "get", key, checkKey); err != nil {
+		return nil, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	o, ok := m.objects[key]
+	if !ok {
+		return nil, opError("get", key, ErrNotFound)
+	}
+	return bytes.Clone(o.data), nil
+}
+
+// Put implements [Store].
+func (m *Memory) Put(ctx context.Context, key string, data []byte) error {
+	return m.put(ctx, "put", key, data, false)
+}
+
+// PutOnce implements [Store].
+func (m *Memory) PutOnce(ctx context.Context, key string, data []byte) error {
+	return m.put(ctx, "put once", key, data, true)
+}
+
+func (m *Memory) put(ctx context.Context, op, key string, data []byte, once bool) error {
+	if err := guard(ctx, op, key, checkKey); err != nil {
+		return err
+	}
+	o := memoryObject{data: append([]byte{}, data...), modified: time.Now()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.objects[key]; ok && once {
+		return opError(op, key, ErrExists)
+	}
+	m.objects[key] = o
+	return nil
+}
+
+// List implements [Store].
+func (m *Memory) List(ctx context.Context, prefix string) ([]Object, error) {
+	if err := guard(ctx, "list", prefix, checkPrefix); err != nil {
+		return nil, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var found []Object
+	for key, o := range m.objects {
+		if strings.HasPrefix(key, prefix) {
+			found = append(found, Object{Key: key, Bytes: int64(len(o.data)), Modified: o.modified})
+		}
+	}
+	sortObjects(found)
+	return found, nil
+}
+
+// Delete implements [Store].
+func (m *Memory) Delete(ctx context.Context, key string) error {
+	if err := guard(ctx, "delete", key, checkKey); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, key)
+	return nil
+}
+
+// String is "mem:".
+func (m *Memory) String() string { return "mem:" }
+
+func sortObjects(objects []Object) {
+	sort.Slice(objects, func(i, j int) bool { return objects[i].Key < objects[j].Key })
+}

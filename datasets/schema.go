@@ -1,0 +1,138 @@
+package datasets
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// The kinds of tables. The number after the slash is the version of the kind's
+// columns; a change of meaning makes a new version.
+const (
+	KindProblems    = "problems/1"    // one row per problem
+	KindProposals   = "proposals/1"   // one row per group posed
+	KindRollouts    = "rollouts/1"    // one row per completion
+	KindScores      = "scores/1"      // one row per completion, in the order of the rollouts
+	KindAssessments = "assessments/1" // one row per problem of the set: the curriculum's state
+	KindSelections  = "selections/1"  // one row per completion, trained on or not
+	KindMetrics     = "metrics/1"     // one row per step and figure
+	KindEvaluations = "evaluations/1" // one row per completion of an evaluation
+)
+
+// What a problem is.
+var (
+	ProblemID = Column[string]{"problem"}   // unique within a problem set
+	Source    = Column[string]{"source"}    // data set or family it came from
+	Level     = Column[int32]{"level"}      // difficulty from 1 up, 0 = unknown
+	Prompt    = Column[string]{"prompt"}    // text the policy reads
+	Answer    = Column[string]{"answer"}    // gold answer
+	Solution  = Column[string]{"solution"}  // worked solution, "" = none
+	Steps     = ListColumn[string]{"steps"} // the solution's steps, may be empty
+	Verifier  = Column[string]{"verifier"}  // name of its verifier, "" = by recipe
+)
+
+// How a problem is posed and tried.
+var (
+	Group          = Column[int32]{"group"}              // number of the group within the step: tries of one prompt
+	Sample         = Column[int32]{"sample"}             // number of the try within the group
+	ProblemIndex   = Column[int32]{"index"}              // row in the problem set
+	Origin         = Column[string]{"origin"}            // original, simplified, diversified, hinted or replayed
+	Parent         = Column[string]{"parent"}            // problem it was made from, "" = none
+	HintLevel      = Column[int32]{"hint_level"}         // how much of the solution is given, 0 = none
+	NumGenerations = Column[int32]{"num_generations"}    // tries to make
+	PolicyVersion  = Column[string]{"policy"}            // hash of the policy that wrote the completion
+	PromptIDs      = ListColumn[int32]{"prompt_ids"}     // tokens of the prompt
+	CompletionIDs  = ListColumn[int32]{"completion_ids"} // tokens of the completion, the end token included
+	LogProbs       = ListColumn[float32]{"logprobs"}     // nats, one per completion token, full softmax at the sampling temperature
+	Entropies      = ListColumn[float32]{"entropies"}    // nats, one per completion token, over the full vocabulary
+	Completion     = Column[string]{"completion"}        // text of the completion
+	FinishReason   = Column[string]{"finish_reason"}     // stop or length
+)
+
+// How a completion is judged and used.
+var (
+	Reward     = Column[float64]{"reward"}      // of the verifier
+	Verdict    = Column[string]{"verdict"}      // correct, wrong, no_answer, timeout or error
+	Extracted  = Column[string]{"extracted"}    // the answer the verifier read
+	Advantage  = Column[float64]{"advantage"}   // of every token of the completion
+	Kept       = Column[bool]{"kept"}           // trained on
+	Reason     = Column[string]{"reason"}       // why it was not kept, "" when it was
+	TokensKept = Column[int32]{"tokens_kept"}   // tokens trained on
+	TokenMask  = ListColumn[bool]{"token_mask"} // per completion token: trained on; an absent column means all
+	Greedy     = Column[bool]{"greedy"}         // decoded at temperature 0
+)
+
+// What the curriculum knows about a problem.
+var (
+	Visits          = Column[int32]{"visits"}              // steps that posed it
+	Attempts        = Column[int64]{"attempts"}            // completions so far
+	Successes       = Column[int64]{"successes"}           // of which correct
+	PassRate        = Column[float64]{"pass_rate"}         // of the last visit, 0 to 1
+	PassRateAverage = Column[float64]{"pass_rate_average"} // over visits, as the assessment averages
+	LastStep        = Column[int32]{"last_step"}           // step of the last visit, -1 = never
+	Bucket          = Column[string]{"bucket"}             // difficulty bucket by the assessment's names
+)
+
+// Figures of a run in long form.
+var (
+	Step  = Column[int32]{"step"}
+	Name  = Column[string]{"name"}
+	Value = Column[float64]{"value"}
+)
+
+// Kind declares the columns of a kind of table. Their order here is their order in
+// every table.
+type Kind struct {
+	Name     string
+	Columns  []AnyColumn
+	Optional []string // names of the columns a table may lack
+}
+
+// Kinds returns all kinds.
+func Kinds() []Kind {
+	return []Kind{
+		{Name: KindProblems, Columns: []AnyColumn{ProblemID, Source, Level, Prompt, Answer, Solution, Steps, Verifier}},
+		{Name: KindProposals, Columns: []AnyColumn{Group, ProblemID, ProblemIndex, Level, Prompt, Answer, Verifier, Origin, Parent, HintLevel, NumGenerations}},
+		{Name: KindRollouts, Columns: []AnyColumn{Group, Sample, ProblemID, Level, Origin, Parent, HintLevel, PolicyVersion, PromptIDs, CompletionIDs, LogProbs, Entropies, Completion, FinishReason}},
+		{Name: KindScores, Columns: []AnyColumn{Reward, Verdict, Extracted}},
+		{Name: KindAssessments, Columns: []AnyColumn{ProblemID, Level, Visits, Attempts, Successes, PassRate, PassRateAverage, LastStep, Bucket}},
+		{Name: KindSelections, Columns: []AnyColumn{Group, Sample, ProblemID, Origin, Parent, HintLevel, PolicyVersion, Reward, Advantage, Kept, Reason, TokensKept, TokenMask}, Optional: []string{TokenMask.Name}},
+		{Name: KindMetrics, Columns: []AnyColumn{Step, Name, Value}},
+		{Name: KindEvaluations, Columns: []AnyColumn{ProblemID, Level, Sample, Completion, Reward, Verdict, Greedy}},
+	}
+}
+
+// LookupKind returns the kind of that name, or an error that lists the kinds.
+func LookupKind(name string) (Kind, error) {
+	var names []string
+	for _, k := range Kinds() {
+		if k.Name == name {
+			return k, nil
+		}
+		names = append(names, k.Name)
+	}
+	return Kind{}, fmt.Errorf("kind %.80q is not known: want one of %s", name, strings.Join(names, ", "))
+}
+
+// layout checks that the columns named, in any order, make a table of this kind, and
+// returns their declarations in the kind's order.
+func (k Kind) layout(names []string) ([]AnyColumn, error) {
+	for i, name := range names {
+		if !slices.ContainsFunc(k.Columns, func(c AnyColumn) bool { return c.String() == name }) {
+			return nil, fmt.Errorf("%s has no column %.80q", k.Name, name)
+		}
+		if slices.Contains(names[:i], name) {
+			return nil, fmt.Errorf("%s: column %q is given twice", k.Name, name)
+		}
+	}
+	var present []AnyColumn
+	for _, c := range k.Columns {
+		switch {
+		case slices.Contains(names, c.String()):
+			present = append(present, c)
+		case !slices.Contains(k.Optional, c.String()):
+			return nil, fmt.Errorf("%s: column %q is missing", k.Name, c)
+		}
+	}
+	return present, nil
+}
