@@ -1,11 +1,381 @@
 package policy
 
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/gradus-rl/gradus/datasets"
+)
+
 // State is a policy and its optimizer: everything an update reads and writes.
 type State struct {
 	Config    Config
 	Tokenizer *Tokenizer
 	Weights   Weights
 	Moments1  Weights // first moments of Adam, like Weights; nil: fresh
-	Moments2  Weights // second moments of Adam
+	Moments2  Weights // second moments of Adam; nil if and only if Moments1 is
 	Step      int64   // optimizer steps taken
+}
+
+// The files of a checkpoint: the Hugging Face layout, and the optimizer.
+const (
+	ConfigFile          = "config.json"
+	WeightsFile         = "model.safetensors"
+	TokenizerFile       = "tokenizer.json"
+	TokenizerConfigFile = "tokenizer_config.json" // for Python's AutoTokenizer; not read here
+	OptimizerFile       = "optimizer.safetensors"
+)
+
+// KindPolicy is the Ref.Kind of a policy version.
+const KindPolicy = "policy"
+
+// Manifest is one policy version in a store: the addresses of its files. It is
+// the last thing that is written, so a version exists whole or not at all.
+type Manifest struct {
+	Files   map[string]datasets.Ref `json:"files"` // by the names above
+	Step    int64                   `json:"step"`  // optimizer steps taken
+	Lineage datasets.Lineage        `json:"lineage"`
+}
+
+// Optimizer state is named as PyTorch's Adam names it: the weight's name and
+// one of these.
+const (
+	suffix1 = ".exp_avg"
+	suffix2 = ".exp_avg_sq"
+)
+
+// check reports what makes a state no checkpoint, naming the file that would
+// be wrong.
+func (s *State) check() error {
+	if s.Tokenizer == nil {
+		return fmt.Errorf("%s: no tokenizer", TokenizerFile)
+	}
+	if err := s.Config.Validate(); err != nil {
+		return fmt.Errorf("%s: %w", ConfigFile, err)
+	}
+	if s.Tokenizer.Size() > s.Config.VocabSize {
+		return fmt.Errorf("%s: %d tokens, want at most the vocab_size of %s, %d",
+			TokenizerFile, s.Tokenizer.Size(), ConfigFile, s.Config.VocabSize)
+	}
+	if id := s.Config.EOSTokenID; id != nil && *id != s.Tokenizer.EOS() {
+		return fmt.Errorf("%s: eos_token_id is %d, want %d, the end token of %s", ConfigFile, *id, s.Tokenizer.EOS(), TokenizerFile)
+	}
+	if err := s.Config.checkLayout(s.Weights); err != nil {
+		return fmt.Errorf("%s: %w", WeightsFile, err)
+	}
+	if (s.Moments1 == nil) != (s.Moments2 == nil) {
+		return fmt.Errorf("%s: want first and second moments, or neither", OptimizerFile)
+	}
+	for _, moments := range []Weights{s.Moments1, s.Moments2} {
+		if moments == nil {
+			continue
+		}
+		if err := s.Config.checkLayout(moments); err != nil {
+			return fmt.Errorf("%s: %w", OptimizerFile, err)
+		}
+	}
+	if s.Step < 0 {
+		return fmt.Errorf("%s: step is %d, want at least 0", OptimizerFile, s.Step)
+	}
+	return nil
+}
+
+// checkLayout wants w to be the layout's tensors in the layout's order.
+func (c Config) checkLayout(w Weights) error {
+	ordered, err := c.Arrange(w)
+	if err != nil {
+		return err
+	}
+	if len(ordered) != len(w) {
+		return fmt.Errorf("%d tensors, want %d", len(w), len(ordered))
+	}
+	for i := range w {
+		if w[i].Name != ordered[i].Name {
+			return fmt.Errorf("tensor %s: out of order, want %s", w[i].Name, ordered[i].Name)
+		}
+	}
+	return nil
+}
+
+// file is one file of a checkpoint.
+type file struct {
+	name string
+	data []byte
+}
+
+// files encodes a state. Equal states give equal bytes. The optimizer's file is
+// left out of a policy that was never updated.
+func (s *State) files() ([]file, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	c := s.Config
+	eos, pad := s.Tokenizer.EOS(), s.Tokenizer.Pad()
+	c.EOSTokenID, c.PadTokenID = &eos, &pad
+	files := []file{
+		{ConfigFile, c.JSON()},
+		{WeightsFile, EncodeSafetensors(s.Weights, map[string]string{"format": "pt"})},
+		{TokenizerFile, s.Tokenizer.JSON()},
+		{TokenizerConfigFile, s.Tokenizer.configJSON(c.MaxPositionEmbeddings)},
+	}
+	if s.Moments1 != nil || s.Step != 0 {
+		var moments []Tensor
+		for i := range s.Moments1 {
+			m1, m2 := s.Moments1[i], s.Moments2[i]
+			m1.Name, m2.Name = m1.Name+suffix1, m2.Name+suffix2
+			moments = append(moments, m1, m2)
+		}
+		meta := map[string]string{"format": "pt", "step": strconv.FormatInt(s.Step, 10)}
+		files = append(files, file{OptimizerFile, EncodeSafetensors(moments, meta)})
+	}
+	return files, nil
+}
+
+// configJSON is the tokenizer_config.json with which Python's transformers
+// knows what the special tokens are for.
+func (t *Tokenizer) configJSON(context int) []byte {
+	v := struct {
+		Class     string `json:"tokenizer_class"`
+		EOS       string `json:"eos_token"`
+		Pad       string `json:"pad_token"`
+		Unk       string `json:"unk_token,omitempty"`
+		MaxLength int    `json:"model_max_length"`
+		CleanUp   bool   `json:"clean_up_tokenization_spaces"`
+	}{Class: "PreTrainedTokenizerFast", EOS: t.tokens[t.eos], Pad: t.tokens[t.pad], MaxLength: context}
+	if t.unk >= 0 {
+		v.Unk = t.tokens[t.unk]
+	}
+	return append(appendJSON(nil, v), '\n')
+}
+
+// open returns the bytes of a file of a checkpoint; an error that wraps
+// fs.ErrNotExist if it has none.
+type open func(name string) ([]byte, error)
+
+// readState decodes a checkpoint; without moments if optimizer is false. Its
+// errors name the file and what was expected of it.
+func readState(read open, optimizer bool) (*State, error) {
+	s := &State{}
+	in := func(name string, decode func(data []byte) error) error {
+		data, err := read(name)
+		if err == nil {
+			err = decode(data)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	}
+	if err := in(ConfigFile, func(data []byte) (err error) {
+		s.Config, err = ReadConfig(data)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if err := in(TokenizerFile, func(data []byte) (err error) {
+		s.Tokenizer, err = ReadTokenizer(data)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if err := in(WeightsFile, func(data []byte) error {
+		tensors, _, err := DecodeSafetensors(data)
+		if err == nil {
+			s.Weights, err = s.Config.Arrange(tensors)
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if optimizer {
+		if err := in(OptimizerFile, s.decodeOptimizer); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// decodeOptimizer reads the moments and the step.
+func (s *State) decodeOptimizer(data []byte) error {
+	tensors, meta, err := DecodeSafetensors(data)
+	if err != nil {
+		return err
+	}
+	if s.Step, err = strconv.ParseInt(meta["step"], 10, 64); err != nil || s.Step < 0 {
+		return fmt.Errorf("__metadata__.step is %q, want a count of optimizer steps", meta["step"])
+	}
+	if len(tensors) == 0 {
+		return nil
+	}
+	var first, second []Tensor
+	for _, t := range tensors {
+		if name, ok := strings.CutSuffix(t.Name, suffix1); ok {
+			t.Name = name
+			first = append(first, t)
+		} else if name, ok := strings.CutSuffix(t.Name, suffix2); ok {
+			t.Name = name
+			second = append(second, t)
+		} else {
+			return fmt.Errorf("tensor %s: want a name that ends in %s or %s", t.Name, suffix1, suffix2)
+		}
+	}
+	if s.Moments1, err = s.Config.Arrange(first); err != nil {
+		return fmt.Errorf("first moments (%s): %w", suffix1, err)
+	}
+	if s.Moments2, err = s.Config.Arrange(second); err != nil {
+		return fmt.Errorf("second moments (%s): %w", suffix2, err)
+	}
+	return nil
+}
+
+// SaveState writes a policy version: its files under their content addresses,
+// then the manifest, whose Ref is the version. Equal states of equal lineage
+// have equal Refs, so saving twice is saving once.
+func SaveState(ctx context.Context, store datasets.Store, s *State, lineage datasets.Lineage) (datasets.Ref, error) {
+	files, err := s.files()
+	if err != nil {
+		return datasets.Ref{}, fmt.Errorf("save policy: %w", err)
+	}
+	m := Manifest{Files: make(map[string]datasets.Ref, len(files)), Step: s.Step, Lineage: lineage}
+	for _, f := range files {
+		if m.Files[f.name], err = datasets.SaveBlob(ctx, store, f.data); err != nil {
+			return datasets.Ref{}, fmt.Errorf("save policy: %s: %w", f.name, err)
+		}
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return datasets.Ref{}, fmt.Errorf("save policy: manifest: %w", err)
+	}
+	ref, err := datasets.SaveBlob(ctx, store, data)
+	if err != nil {
+		return datasets.Ref{}, fmt.Errorf("save policy: manifest: %w", err)
+	}
+	ref.Kind = KindPolicy
+	return ref, nil
+}
+
+// LoadManifest reads the manifest of a policy version.
+func LoadManifest(ctx context.Context, store datasets.Store, ref datasets.Ref) (Manifest, error) {
+	if ref.Kind != KindPolicy {
+		return Manifest{}, fmt.Errorf("load policy: ref %q has kind %q, want %q", ref, ref.Kind, KindPolicy)
+	}
+	data, err := datasets.LoadBlob(ctx, store, ref)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("load policy: manifest: %w", err)
+	}
+	var m Manifest
+	if err := datasets.DecodeStrict(data, &m); err != nil {
+		return Manifest{}, fmt.Errorf("load policy: manifest %s: %w", ref.Hash, err)
+	}
+	return m, nil
+}
+
+// LoadState reads a policy version with its optimizer.
+func LoadState(ctx context.Context, store datasets.Store, ref datasets.Ref) (*State, error) {
+	return loadState(ctx, store, ref, true)
+}
+
+// LoadModel reads a policy version without its moments, which are two thirds of
+// the bytes: all that generating and scoring need.
+func LoadModel(ctx context.Context, store datasets.Store, ref datasets.Ref) (*State, error) {
+	return loadState(ctx, store, ref, false)
+}
+
+func loadState(ctx context.Context, store datasets.Store, ref datasets.Ref, optimizer bool) (*State, error) {
+	m, err := LoadManifest(ctx, store, ref)
+	if err != nil {
+		return nil, err
+	}
+	s, err := readState(func(name string) ([]byte, error) {
+		r, ok := m.Files[name]
+		if !ok {
+			return nil, fmt.Errorf("not in the manifest: %w", fs.ErrNotExist)
+		}
+		return datasets.LoadBlob(ctx, store, r)
+	}, optimizer)
+	if err != nil {
+		return nil, fmt.Errorf("load policy %s: %w", ref.Hash, err)
+	}
+	if optimizer && s.Step != m.Step {
+		return nil, fmt.Errorf("load policy %s: %s: step is %d, want %d as in the manifest", ref.Hash, OptimizerFile, s.Step, m.Step)
+	}
+	s.Step = m.Step
+	return s, nil
+}
+
+// ReadDir reads a checkpoint folder in the Hugging Face layout. The optimizer's
+// file may be missing.
+func ReadDir(path string) (*State, error) {
+	s, err := readState(func(name string) ([]byte, error) {
+		data, err := os.ReadFile(filepath.Join(path, name))
+		var at *fs.PathError
+		if errors.As(err, &at) {
+			err = at.Err // the caller names folder and file
+		}
+		return data, err
+	}, true)
+	if err != nil {
+		return nil, fmt.Errorf("read checkpoint %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// WriteDir writes a checkpoint folder in the Hugging Face layout. The folder
+// appears whole or not at all; one that exists and is not empty is refused.
+func WriteDir(path string, s *State) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write checkpoint %s: %w", path, err)
+		}
+	}()
+	files, err := s.files()
+	if err != nil {
+		return err
+	}
+	switch entries, err := os.ReadDir(path); {
+	case err == nil && len(entries) > 0:
+		return errors.New("the folder is not empty")
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	parent := filepath.Dir(filepath.Clean(path))
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	// Beside its final place, since a rename does not cross file systems.
+	temporary, err := os.MkdirTemp(parent, ".checkpoint-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temporary) // there is nothing left to remove after the rename
+	if err := os.Chmod(temporary, 0o755); err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := writeFile(filepath.Join(temporary, f.name), f.data); err != nil {
+			return err
+		}
+	}
+	return os.Rename(temporary, path) // replaces an empty folder, fails on any other
+}
+
+// writeFile writes a file and waits until the disk has it, so that the rename
+// of its folder never reveals an empty file after a crash.
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }

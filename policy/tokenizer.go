@@ -1,18 +1,276 @@
 package policy
 
-// Tokenizer turns text into token ids and back, one token per character. It
-// is immutable and safe for concurrent use.
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/gradus-rl/gradus/datasets"
+)
+
+// The special tokens. They are no characters: text never encodes to <pad> or
+// <eos>, and no special token shows in decoded text.
+const (
+	PadToken = "<pad>"
+	EOSToken = "<eos>"
+	UnkToken = "<unk>"
+)
+
+// Tokenizer turns text into token ids and back, one token per character
+// (Unicode code point). It is immutable and safe for concurrent use.
 type Tokenizer struct {
 	tokens        []string // by id
-	ids           map[string]int32
-	pad, eos, unk int32 // -1: absent
+	characters    map[rune]int32
+	pad, eos, unk int32 // −1: absent
+}
+
+// NewCharTokenizer makes the tokenizer of the characters of alphabet, whose
+// order and repetitions do not matter. Ids are 0 <pad>, 1 <eos>, 2 <unk>, then
+// the characters by code point.
+func NewCharTokenizer(alphabet string) (*Tokenizer, error) {
+	if !utf8.ValidString(alphabet) {
+		return nil, fmt.Errorf("tokenizer: alphabet is not valid UTF-8")
+	}
+	runes := []rune(alphabet)
+	slices.Sort(runes)
+	tokens := []string{PadToken, EOSToken, UnkToken}
+	for _, r := range slices.Compact(runes) {
+		tokens = append(tokens, string(r))
+	}
+	if len(tokens) == 3 {
+		return nil, fmt.Errorf("tokenizer: alphabet is empty, want at least one character")
+	}
+	return newTokenizer(tokens)
+}
+
+// newTokenizer indexes tokens by id: the special ones and single characters.
+func newTokenizer(tokens []string) (*Tokenizer, error) {
+	t := &Tokenizer{tokens: tokens, characters: make(map[rune]int32, len(tokens)), pad: -1, eos: -1, unk: -1}
+	for i, token := range tokens {
+		id := int32(i)
+		switch r, n := utf8.DecodeRuneInString(token); {
+		case token == PadToken:
+			t.pad = id
+		case token == EOSToken:
+			t.eos = id
+		case token == UnkToken:
+			t.unk = id
+		case n != len(token) || n == 0:
+			return nil, fmt.Errorf("tokenizer: model.vocab: token %q is not a single character, and such tokens are not supported yet", token)
+		default:
+			t.characters[r] = id
+		}
+	}
+	switch {
+	case t.eos < 0:
+		return nil, fmt.Errorf("tokenizer: no end token: model.vocab and added_tokens want %q", EOSToken)
+	case t.pad < 0:
+		t.pad = t.eos
+	}
+	return t, nil
 }
 
 // EOS is the end token, which closes every completion that was not cut off.
 func (t *Tokenizer) EOS() int32 { return t.eos }
 
-// Pad is the token that fills rows up to a common length.
+// Pad is the token that fills rows up to a common length; the end token if the
+// tokenizer has no own.
 func (t *Tokenizer) Pad() int32 { return t.pad }
 
 // Size is the number of tokens, the special ones included.
 func (t *Tokenizer) Size() int { return len(t.tokens) }
+
+// Encode is the ids of the characters of text, without an end token. A
+// character outside the alphabet becomes <unk>; it is an error, naming the
+// character and its position, if the tokenizer has none. Text that spells a
+// special token is text. (The Python library reads it as the token unless
+// encode_special_tokens is set; anything else it encodes alike.)
+func (t *Tokenizer) Encode(text string) ([]int32, error) {
+	ids := make([]int32, 0, len(text))
+	for at, r := range text {
+		id, ok := t.characters[r]
+		if r == utf8.RuneError {
+			if _, n := utf8.DecodeRuneInString(text[at:]); n == 1 {
+				return nil, fmt.Errorf("tokenizer: encode: byte %d is not valid UTF-8", at)
+			}
+		}
+		if !ok {
+			if t.unk < 0 {
+				return nil, fmt.Errorf("tokenizer: encode: character %d, %q, is not in the alphabet", len(ids), r)
+			}
+			id = t.unk
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// Decode is the text of ids. Special tokens are left out, as are ids beyond the
+// vocabulary, which a model with more rows than tokens can sample.
+func (t *Tokenizer) Decode(ids []int32) string {
+	var b strings.Builder
+	for _, id := range ids {
+		if id >= 0 && int(id) < len(t.tokens) && id != t.pad && id != t.eos && id != t.unk {
+			b.WriteString(t.tokens[id])
+		}
+	}
+	return b.String()
+}
+
+// tokenizerFile is the tokenizer.json of Hugging Face's tokenizers, as far as
+// it describes a Tokenizer.
+type tokenizerFile struct {
+	Version       string          `json:"version"`
+	Truncation    json.RawMessage `json:"truncation"`
+	Padding       json.RawMessage `json:"padding"`
+	AddedTokens   []addedToken    `json:"added_tokens"`
+	Normalizer    json.RawMessage `json:"normalizer"`
+	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
+	PostProcessor json.RawMessage `json:"post_processor"`
+	Decoder       json.RawMessage `json:"decoder"`
+	Model         json.RawMessage `json:"model"`
+}
+
+type addedToken struct {
+	ID         int32  `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+	Special    bool   `json:"special"`
+}
+
+// The parts of tokenizer.json that split text into characters and join tokens
+// without spaces. [\s\S] is any character, line ends included.
+const (
+	characterSplit = `{"type":"Split","pattern":{"Regex":"[\\s\\S]"},"behavior":"Isolated","invert":false}`
+	fuseDecoder    = `{"type":"Fuse"}`
+)
+
+// JSON is the tokenizer as a tokenizer.json: a WordLevel model whose words are
+// single characters. Equal tokenizers give equal bytes.
+func (t *Tokenizer) JSON() []byte {
+	// Written by hand, since the vocabulary reads best in order of ids.
+	model := []byte(`{"type":"WordLevel","vocab":{`)
+	for id, token := range t.tokens {
+		if id > 0 {
+			model = append(model, ',')
+		}
+		model = append(appendJSON(model, token), ':')
+		model = appendJSON(model, id)
+	}
+	model = append(appendJSON(append(model, `},"unk_token":`...), UnkToken), '}')
+
+	null := json.RawMessage("null")
+	file := tokenizerFile{
+		Version: "1.0", Truncation: null, Padding: null, AddedTokens: []addedToken{},
+		Normalizer: null, PreTokenizer: json.RawMessage(characterSplit), PostProcessor: null,
+		Decoder: json.RawMessage(fuseDecoder), Model: model,
+	}
+	for id, token := range t.tokens {
+		if token == PadToken || token == EOSToken || token == UnkToken {
+			file.AddedTokens = append(file.AddedTokens, addedToken{ID: int32(id), Content: token, Special: true})
+		}
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(file); err != nil {
+		panic(err) // strings and integers always encode
+	}
+	return b.Bytes()
+}
+
+// ReadTokenizer reads a tokenizer.json that splits text into characters, as
+// JSON writes it. Anything else, such as a normalizer or a model with merges,
+// is an error that names the field, as is the lack of an end token.
+func ReadTokenizer(data []byte) (*Tokenizer, error) {
+	fail := func(format string, args ...any) (*Tokenizer, error) {
+		return nil, fmt.Errorf("tokenizer: "+format, args...)
+	}
+	var file tokenizerFile
+	if err := datasets.DecodeStrict(data, &file); err != nil {
+		return fail("not a tokenizer.json this package supports: %w", err)
+	}
+	var kind struct{ Type string }
+	if err := json.Unmarshal(file.Model, &kind); err != nil {
+		return fail("model: want an object: %w", err)
+	}
+	if kind.Type == "BPE" {
+		return fail("model.type BPE with merges is not supported yet, want WordLevel over single characters")
+	}
+	if kind.Type != "WordLevel" {
+		return fail("model.type is %q, which is not supported yet, want %q over single characters", kind.Type, "WordLevel")
+	}
+	var model struct {
+		Type     string           `json:"type"`
+		Vocab    map[string]int32 `json:"vocab"`
+		UnkToken string           `json:"unk_token"`
+	}
+	if err := datasets.DecodeStrict(file.Model, &model); err != nil {
+		return fail("model: %w", err)
+	}
+	if model.UnkToken != UnkToken {
+		return fail("model.unk_token is %q, want %q", model.UnkToken, UnkToken)
+	}
+	for _, part := range []struct {
+		field     string
+		got, want json.RawMessage
+	}{
+		{"truncation", file.Truncation, nil},
+		{"padding", file.Padding, nil},
+		{"normalizer", file.Normalizer, nil},
+		{"post_processor", file.PostProcessor, nil},
+		{"pre_tokenizer", file.PreTokenizer, json.RawMessage(characterSplit)},
+		{"decoder", file.Decoder, json.RawMessage(fuseDecoder)},
+	} {
+		if got, want := canonical(part.got), canonical(part.want); got != want {
+			return fail("%s is %s, which is not supported yet, want %s", part.field, got, want)
+		}
+	}
+
+	tokens := make([]string, len(model.Vocab))
+	taken := make([]bool, len(tokens))
+	for token, id := range model.Vocab {
+		if id < 0 || int(id) >= len(tokens) || taken[id] {
+			return fail("model.vocab: %d tokens want the ids 0 to %d, each once", len(tokens), len(tokens)-1)
+		}
+		tokens[id], taken[id] = token, true
+	}
+	special := map[string]bool{}
+	for _, a := range file.AddedTokens {
+		switch {
+		case a.Content != PadToken && a.Content != EOSToken && a.Content != UnkToken:
+			return fail("added_tokens: token %q is not supported yet, want %q, %q and %q only", a.Content, PadToken, EOSToken, UnkToken)
+		case special[a.Content]:
+			return fail("added_tokens: token %q is listed twice", a.Content)
+		case a.ID < 0 || int(a.ID) >= len(tokens) || tokens[a.ID] != a.Content:
+			return fail("added_tokens: token %q has id %d, want its id in model.vocab", a.Content, a.ID)
+		case a.SingleWord || a.LStrip || a.RStrip || a.Normalized || !a.Special:
+			return fail("added_tokens: token %q: want special true, and single_word, lstrip, rstrip and normalized false", a.Content)
+		}
+		special[a.Content] = true
+	}
+	for _, token := range []string{PadToken, EOSToken, UnkToken} {
+		if _, ok := model.Vocab[token]; ok && !special[token] {
+			return fail("added_tokens: token %q of model.vocab is missing", token)
+		}
+	}
+	return newTokenizer(tokens)
+}
+
+// canonical is JSON with sorted keys and no spaces, for comparing; absent is null.
+func canonical(raw json.RawMessage) string {
+	var v any
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &v); err != nil {
+			return string(raw)
+		}
+	}
+	return string(appendJSON(nil, v))
+}
