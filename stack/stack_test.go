@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/gradus-rl/gradus/datasets"
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"go.temporal.io/api/enums/v1"
@@ -204,6 +205,21 @@ func TestServices(t *testing.T) {
 		}
 		if got := get(t, s, "once"); got != "first" {
 			t.Errorf("read %q after a refused put, want first", got)
+		}
+	})
+	t.Run("store", func(t *testing.T) {
+		store, err := s.OpenStore(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutOnce(t.Context(), "stored/once", []byte("first")); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutOnce(t.Context(), "stored/once", []byte("second")); !errors.Is(err, datasets.ErrExists) {
+			t.Errorf("second put: %v, want ErrExists", err)
+		}
+		if got := get(t, s, "stored/once"); got != "first" {
+			t.Errorf("read %q, want first", got)
 		}
 	})
 	t.Run("objects need the secret", func(t *testing.T) {
