@@ -184,8 +184,8 @@ func decodeHeader(data []byte) ([]namedHeader, map[string]string, error) {
 		}
 		headers = append(headers, checked)
 	}
-	if _, err := d.Token(); err != nil { // the closing brace
-		return nil, nil, err
+	if token, err := d.Token(); err != nil || token != json.Delim('}') {
+		return nil, nil, errors.New("the JSON object is not closed")
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, nil, errors.New("text after the JSON object")

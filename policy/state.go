@@ -366,7 +366,11 @@ func WriteDir(path string, s *State) (err error) {
 			return err
 		}
 	}
-	return os.Rename(temporary, path) // replaces an empty folder, fails on any other
+	// A rename does not replace a folder, and Remove takes an empty one only.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Rename(temporary, path)
 }
 
 // writeFile writes a file and waits until the disk has it, so that the rename
