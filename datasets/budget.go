@@ -24,13 +24,13 @@ func newBudget(mem memory.Allocator, limit int) *budget {
 
 // Allocate implements memory.Allocator.
 func (b *budget) Allocate(size int) []byte {
-	b.charge(size)
+	b.charge(size, 0)
 	return b.track(b.Allocator.Allocate(size))
 }
 
 // Reallocate implements memory.Allocator.
 func (b *budget) Reallocate(size int, old []byte) []byte {
-	b.charge(size - len(old))
+	b.charge(size, len(old))
 	b.forget(old)
 	return b.track(b.Allocator.Reallocate(size, old))
 }
@@ -53,16 +53,17 @@ func (b *budget) settle(free bool) {
 	b.live = nil
 }
 
-func (b *budget) charge(size int) {
+// charge pays for size bytes that replace old ones.
+func (b *budget) charge(size, old int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.live == nil {
 		return
 	}
-	if size > b.left {
-		panic(fmt.Sprintf("it asks for more memory than %d bytes", MaxDecoded))
+	if size < 0 || size-old > b.left {
+		panic(fmt.Sprintf("it asks for %d bytes of memory where %d are left to it", size, b.left))
 	}
-	b.left -= size
+	b.left -= size - old
 }
 
 func (b *budget) track(data []byte) []byte {

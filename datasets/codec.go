@@ -23,9 +23,12 @@ const (
 )
 
 // MaxDecoded bounds the memory in bytes that decoding one table may take, so that a
-// damaged length cannot exhaust the machine. Arrow's 32-bit offsets allow 2 GiB a
-// column; larger data is cut into shards.
+// damaged length cannot exhaust the machine. Larger data is cut into shards.
 const MaxDecoded = 4 << 30
+
+// mostRatio is the most that compression can save: Zstd's best block stands for
+// 128 KiB with 4 bytes.
+const mostRatio = 32 << 10
 
 // Encode writes t as an Arrow IPC file of one batch. Equal tables give equal bytes,
 // whatever the number of processors; a joined table is refused.
@@ -72,7 +75,7 @@ func Decode(mem memory.Allocator, data []byte) (*Table, error) {
 }
 
 func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
-	b := newBudget(mem, MaxDecoded)
+	b := newBudget(mem, min(MaxDecoded, 1<<20+mostRatio*len(data)))
 	defer func() {
 		// Arrow's reader panics on damaged files and leaves behind what it has read.
 		if p := recover(); p != nil {
@@ -80,6 +83,9 @@ func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
 		}
 		b.settle(err != nil)
 	}()
+	if err := checkFooter(data); err != nil {
+		return nil, err
+	}
 	r, err := ipc.NewFileReader(bytes.NewReader(data), ipc.WithAllocator(b))
 	if err != nil {
 		return nil, err
@@ -135,18 +141,16 @@ func checkArray(a arrow.Array, want arrow.DataType) error {
 	if a.NullN() != 0 {
 		return fmt.Errorf("%d nulls, want none", a.NullN())
 	}
+	if a.Len() == 0 {
+		return nil
+	}
 	switch a := a.(type) {
 	case *array.List:
-		if a.Len() > 0 {
-			if err := checkOffsets(a.Offsets()[:a.Len()+1], a.ListValues().Len()); err != nil {
-				return err
-			}
+		if err := checkOffsets(a.Offsets()[:a.Len()+1], a.ListValues().Len()); err != nil {
+			return err
 		}
 		return checkArray(a.ListValues(), want.(*arrow.ListType).Elem())
 	case *array.String:
-		if a.Len() == 0 {
-			return nil
-		}
 		return checkOffsets(a.ValueOffsets(), a.Data().Buffers()[2].Len())
 	}
 	bits := int64(want.(arrow.FixedWidthDataType).BitWidth())
