@@ -16,7 +16,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/memory"
 )
 
-// MaxRow is the longest line in bytes, its end included, that an import accepts.
+// MaxRow is the longest line in bytes, its end aside, that an import accepts.
 const MaxRow = 8 << 20
 
 // ImportOptions say how to read a file of problems. The zero value takes the habit
@@ -250,15 +250,15 @@ type lineReader struct {
 	number int // of the line last returned
 }
 
-// next returns the next line, its end and a byte order mark included, and its size.
-// Of a line longer than MaxRow it returns the first part. The bytes are valid until
+// next returns the next line and its size without the end. Of a line longer than
+// MaxRow it returns the first part. The bytes are valid until
 // the next call.
 func (l *lineReader) next() (line []byte, size int, err error) {
 	l.line = l.line[:0]
 	l.number++
 	for {
 		part, err := l.r.ReadSlice('\n')
-		size += len(part)
+		size += len(bytes.TrimSuffix(part, []byte("\n")))
 		if room := MaxRow - len(l.line); room > 0 {
 			l.line = append(l.line, part[:min(room, len(part))]...)
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -164,6 +166,7 @@ func denied(t *testing.T, s service) {
 
 // A service that is down is reported in seconds, and as that.
 func TestS3Down(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -208,5 +211,45 @@ func TestOpen(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret@") {
 			t.Errorf("open %q: error %v, want %q", address, err, want)
 		}
+	}
+}
+
+// What services answer, as the reasons that callers act upon.
+func TestS3Answers(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		code   string
+		want   error
+	}{
+		{http.StatusForbidden, "AccessDenied", datasets.ErrDenied},
+		{http.StatusForbidden, "SignatureDoesNotMatch", datasets.ErrDenied},
+		{http.StatusNotFound, "InvalidAccessKeyId", datasets.ErrDenied},
+		{http.StatusPreconditionFailed, "PreconditionFailed", datasets.ErrExists},
+		{http.StatusInsufficientStorage, "XMinioStorageFull", datasets.ErrNoSpace},
+		{http.StatusServiceUnavailable, "SlowDown", datasets.ErrUnavailable},
+		{http.StatusBadRequest, "EntityTooLarge", nil},
+	} {
+		t.Run(c.code, func(t *testing.T) {
+			t.Parallel() // the client waits before it asks again
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodHead {
+					return // the bucket is there
+				}
+				w.WriteHeader(c.status)
+				fmt.Fprintf(w, "<Error><Code>%s</Code><Message>says the test</Message></Error>", c.code)
+			}))
+			s, err := datasets.OpenS3(t.Context(), datasets.S3Config{Endpoint: server.URL, Bucket: "bucket", AccessKey: "a", SecretKey: "b"})
+			noError(t, err)
+			err = s.PutOnce(t.Context(), "key", []byte("data"))
+			for _, reason := range []error{datasets.ErrDenied, datasets.ErrExists, datasets.ErrNoSpace, datasets.ErrUnavailable, datasets.ErrNotFound} {
+				if err == nil || errors.Is(err, reason) != (reason == c.want) {
+					t.Errorf("%d %s: error %v, want %v", c.status, c.code, err, c.want)
+				}
+			}
+			server.Close()
+			if _, err := s.Get(t.Context(), "key"); !errors.Is(err, datasets.ErrUnavailable) {
+				t.Errorf("a service that went away: error %v, want %v", err, datasets.ErrUnavailable)
+			}
+		})
 	}
 }
