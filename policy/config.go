@@ -73,8 +73,8 @@ func (c Config) Validate() error {
 // cannot overflow.
 const maxDimension = 1 << 24
 
-// Parameter is the name and shape of one weight tensor.
-type Parameter struct {
+// WeightShape is the name and shape of one weight tensor.
+type WeightShape struct {
 	Name  string
 	Shape []int
 }
@@ -82,30 +82,30 @@ type Parameter struct {
 // Layout lists the tensors of the model in canonical order, with the names and
 // shapes of Hugging Face's Qwen2ForCausalLM. Linear weights are [out, in].
 // lm_head.weight is absent when the embeddings are tied.
-func (c Config) Layout() []Parameter {
+func (c Config) Layout() []WeightShape {
 	d, f := c.HiddenSize, c.IntermediateSize
 	kv := c.NumKeyValueHeads * c.HeadDim()
-	layout := []Parameter{{"model.embed_tokens.weight", []int{c.VocabSize, d}}}
+	layout := []WeightShape{{"model.embed_tokens.weight", []int{c.VocabSize, d}}}
 	for n := range c.NumHiddenLayers {
 		block := fmt.Sprintf("model.layers.%d.", n)
 		layout = append(layout,
-			Parameter{block + "input_layernorm.weight", []int{d}},
-			Parameter{block + "self_attn.q_proj.weight", []int{d, d}},
-			Parameter{block + "self_attn.q_proj.bias", []int{d}},
-			Parameter{block + "self_attn.k_proj.weight", []int{kv, d}},
-			Parameter{block + "self_attn.k_proj.bias", []int{kv}},
-			Parameter{block + "self_attn.v_proj.weight", []int{kv, d}},
-			Parameter{block + "self_attn.v_proj.bias", []int{kv}},
-			Parameter{block + "self_attn.o_proj.weight", []int{d, d}},
-			Parameter{block + "post_attention_layernorm.weight", []int{d}},
-			Parameter{block + "mlp.gate_proj.weight", []int{f, d}},
-			Parameter{block + "mlp.up_proj.weight", []int{f, d}},
-			Parameter{block + "mlp.down_proj.weight", []int{d, f}},
+			WeightShape{block + "input_layernorm.weight", []int{d}},
+			WeightShape{block + "self_attn.q_proj.weight", []int{d, d}},
+			WeightShape{block + "self_attn.q_proj.bias", []int{d}},
+			WeightShape{block + "self_attn.k_proj.weight", []int{kv, d}},
+			WeightShape{block + "self_attn.k_proj.bias", []int{kv}},
+			WeightShape{block + "self_attn.v_proj.weight", []int{kv, d}},
+			WeightShape{block + "self_attn.v_proj.bias", []int{kv}},
+			WeightShape{block + "self_attn.o_proj.weight", []int{d, d}},
+			WeightShape{block + "post_attention_layernorm.weight", []int{d}},
+			WeightShape{block + "mlp.gate_proj.weight", []int{f, d}},
+			WeightShape{block + "mlp.up_proj.weight", []int{f, d}},
+			WeightShape{block + "mlp.down_proj.weight", []int{d, f}},
 		)
 	}
-	layout = append(layout, Parameter{"model.norm.weight", []int{d}})
+	layout = append(layout, WeightShape{"model.norm.weight", []int{d}})
 	if !c.TieWordEmbeddings {
-		layout = append(layout, Parameter{"lm_head.weight", []int{c.VocabSize, d}})
+		layout = append(layout, WeightShape{"lm_head.weight", []int{c.VocabSize, d}})
 	}
 	return layout
 }

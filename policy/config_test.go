@@ -164,7 +164,7 @@ func edit(t *testing.T, data []byte, set map[string]any) []byte {
 func TestLayout(t *testing.T) {
 	c := tiny()
 	c.NumHiddenLayers = 1
-	want := []Parameter{
+	want := []WeightShape{
 		{"model.embed_tokens.weight", []int{13, 16}},
 		{"model.layers.0.input_layernorm.weight", []int{16}},
 		{"model.layers.0.self_attn.q_proj.weight", []int{16, 16}},

@@ -1,0 +1,92 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// Backend says on what policies compute. It holds no device by itself: every
+// Engine and every gradient shard of a Trainer opens its own, so that they run
+// side by side without sharing buffers or workers.
+type Backend struct {
+	spec string
+	open func() (compute.Backend, error)
+}
+
+// OpenBackend selects a backend:
+//
+//	"" or "go"      pure Go; fast with GOEXPERIMENT=simd
+//	"onnx[:…]"      ONNX Runtime (default onnx:cpu); build tag onnx
+//	"xla[:…]"       XLA by a PJRT plugin (default xla:cpu); build tag xla
+//
+// What follows the colon goes to GoMLX as it is. A backend that cannot start
+// (no build tag, no shared library) is an error here and not at first use.
+//
+// The pure Go backend always runs its operations in sequence. Its default, to
+// run independent ones in parallel, can hang: operations that wait for workers
+// hold the slots those workers need.
+func OpenBackend(spec string) (*Backend, error) {
+	name, options, _ := strings.Cut(spec, ":")
+	b := &Backend{spec: spec}
+	switch name {
+	case "", "go":
+		b.spec = "go"
+		if options != "" {
+			return nil, fmt.Errorf("open backend %q: the go backend takes no options", spec)
+		}
+		b.open = func() (compute.Backend, error) { return gobackend.New("ops_sequential") }
+	case "onnx":
+		b.open = func() (compute.Backend, error) { return openONNX(options) }
+	case "xla":
+		b.open = func() (compute.Backend, error) { return openXLA(options) }
+	default:
+		return nil, fmt.Errorf("open backend %q: want go, onnx or xla", spec)
+	}
+	probe, err := b.open()
+	if err != nil {
+		return nil, fmt.Errorf("open backend %q: %w", spec, err)
+	}
+	probe.Finalize()
+	return b, nil
+}
+
+// String is the specification the backend was opened with.
+func (b *Backend) String() string { return b.spec }
+
+// program is a graph-building function and its executables, one per set of
+// input shapes.
+type program struct {
+	device compute.Backend
+	exec   *graph.Exec
+}
+
+// newProgram wraps a graph-building function of slices. Nothing is built
+// before the first call.
+func newProgram(device compute.Backend, name string, build func(inputs []*graph.Node) []*graph.Node) (*program, error) {
+	exec, err := graph.NewExec(device, build)
+	if err != nil {
+		return nil, fmt.Errorf("program %s: %w", name, err)
+	}
+	return &program{device, exec.WithName(name).SetMaxCache(-1)}, nil
+}
+
+// call runs the program. Outputs belong to the caller, who releases them.
+func (p *program) call(inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
+	outputs, _, err := p.exec.CallWithGraphOnDevice(0, inputs)
+	return outputs, err
+}
+
+// release frees tensors at once, for backends whose memory Go does not manage.
+func release(ts ...*tensors.Tensor) {
+	for _, t := range ts {
+		if t != nil {
+			// A tensor that cannot be freed is left to the garbage collector.
+			_ = t.FinalizeAll()
+		}
+	}
+}

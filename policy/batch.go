@@ -1,0 +1,173 @@
+package policy
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"unsafe"
+)
+
+// bucket rounds n up to a multiple of an eighth of the power of two below it:
+// at most 12 % more, and eight sizes per octave, so that few shapes compile.
+func bucket(n int) int {
+	step := max(1, 1<<bits.Len(uint(n-1))>>4)
+	return (n + step - 1) / step * step
+}
+
+// group is the rows of a batch that continue one prompt.
+type group struct {
+	prompt  []int32
+	rows    []int // indices into the batch
+	longest int   // the longest completion of them
+}
+
+// groups collects rows by prompt, in order of first appearance.
+func groups(n int, row func(i int) (prompt []int32, completion int)) []group {
+	var all []group
+	index := make(map[string]int, n)
+	for i := range n {
+		prompt, length := row(i)
+		key := unsafe.String((*byte)(unsafe.Pointer(unsafe.SliceData(prompt))), 4*len(prompt))
+		g, ok := index[key]
+		if !ok {
+			g = len(all)
+			index[key] = g
+			all = append(all, group{prompt: prompt})
+		}
+		all[g].rows = append(all[g].rows, i)
+		all[g].longest = max(all[g].longest, length)
+	}
+	return all
+}
+
+// split cuts groups into groups of at most samples rows.
+func split(all []group, samples int) []group {
+	var cut []group
+	for _, g := range all {
+		for rows := range slices.Chunk(g.rows, samples) {
+			cut = append(cut, group{g.prompt, rows, g.longest})
+		}
+	}
+	return cut
+}
+
+// width is the number of rows per prompt at which a batch of these groups
+// computes the fewest tokens: wide enough to share prompts, narrow enough that
+// small groups are not padded much. At least want groups come out of it where
+// there are as many rows.
+func width(all []group, want int) int {
+	rows := 0
+	widest := 1
+	for _, g := range all {
+		rows += len(g.rows)
+		widest = max(widest, len(g.rows))
+	}
+	want = min(want, rows)
+	best, least := 1, -1
+	for n := 1; n <= widest; n++ {
+		count, tokens := 0, 0
+		for _, g := range all {
+			parts := (len(g.rows) + n - 1) / n
+			count += parts
+			tokens += parts * (len(g.prompt) + n*max(1, g.longest))
+		}
+		if count >= want && (least < 0 || tokens < least) {
+			best, least = n, tokens
+		}
+	}
+	return best
+}
+
+// batch is a rectangle of rows: prompts × samples sequences of one padded
+// length. The decoder computes it as described in decoder.go.
+type batch struct {
+	prompts, samples   int
+	prefix, completion int // padded lengths of the prompt and the completion stream
+	groups             []group
+}
+
+// tokens is what the batch costs to compute.
+func (b batch) tokens() int { return b.prompts * (b.prefix + b.samples*b.completion) }
+
+// batches packs groups of at most samples rows into batches of at most limit
+// tokens each, if a batch of one group can be that small. Groups of like
+// lengths go together; the order is the same for the same input.
+func batches(all []group, samples, limit int) []batch {
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b group) int {
+		if d := prefixLength(b.prompt) - prefixLength(a.prompt); d != 0 {
+			return d
+		}
+		return b.longest - a.longest
+	})
+	var packed []batch
+	for len(sorted) > 0 {
+		b := batch{samples: samples}
+		for n, g := range sorted {
+			next := batch{n + 1, samples, max(b.prefix, prefixLength(g.prompt)), max(b.completion, bucket(max(1, g.longest))), nil}
+			if n > 0 && next.tokens() > limit {
+				break
+			}
+			b = next
+		}
+		b.groups, sorted = sorted[:b.prompts], sorted[b.prompts:]
+		b.prompts = bucket(b.prompts)
+		packed = append(packed, b)
+	}
+	return packed
+}
+
+// prefixLength is the padded length of a prompt's own stream.
+func prefixLength(prompt []int32) int { return bucket(max(1, len(prompt)-1)) }
+
+// each calls f with every row of the batch and its place among the sequences.
+func (b batch) each(f func(row, place int)) {
+	for p, g := range b.groups {
+		for i, row := range g.rows {
+			f(row, p*b.samples+i)
+		}
+	}
+}
+
+// promptTokens are the tokens of the prompt stream, [prompts, prefix], and the
+// bias that hides its padding, nil where nothing is padded.
+func (b batch) promptTokens() (tokens []int32, bias []float32) {
+	tokens = make([]int32, b.prompts*b.prefix)
+	hidden := make([]float32, b.prompts*b.prefix)
+	padded := false
+	for p := range b.prompts {
+		own := 0
+		if p < len(b.groups) {
+			prompt := b.groups[p].prompt
+			own = len(prompt) - 1
+			copy(tokens[(p+1)*b.prefix-own:], prompt[:own])
+			padded = padded || own < b.prefix
+		}
+		for t := range b.prefix - own {
+			hidden[p*b.prefix+t] = masked
+		}
+	}
+	if !padded {
+		hidden = nil // unused prompts may see their padding
+	}
+	return tokens, hidden
+}
+
+// validate checks one row against the model.
+func (c Config) validate(prompt, completion []int32, room int) error {
+	if len(prompt) == 0 {
+		return fmt.Errorf("prompt is empty, want at least one token")
+	}
+	if n := len(prompt) + room; n > c.MaxPositionEmbeddings {
+		return fmt.Errorf("prompt of %d tokens and completion of up to %d exceed the context of %d (max_position_embeddings)",
+			len(prompt), room, c.MaxPositionEmbeddings)
+	}
+	for _, ids := range [][]int32{prompt, completion} {
+		for i, id := range ids {
+			if id < 0 || int(id) >= c.VocabSize {
+				return fmt.Errorf("token %d is %d, want 0 to %d (vocab_size)", i, id, c.VocabSize-1)
+			}
+		}
+	}
+	return nil
+}

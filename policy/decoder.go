@@ -1,0 +1,357 @@
+package policy
+
+import (
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads like its formulas
+)
+
+// Activations are feature-major, [features, tokens]. With HF weights [out, in]
+//
+//	y = W·x,   dW = dy·xᵀ,   dx = Wᵀ·dy
+//
+// then need no transposed activation, only Wᵀ. On the Go backend transposing
+// and broadcasting go element by element and cost more than the products, so
+// broadcasts are written as products with ones, which use the vector unit.
+//
+// A batch is a forest of depth one: P prompts, each with n completions, and
+// the tokens of a prompt are computed once for all n. The prompt stream is all
+// of the prompt but its last token. The completion stream is that last token
+// and the completion without its last: the token at j predicts completion
+// token j. Prompts are padded on the left, so that position Tp is where every
+// completion starts; rotary positions count from the padded start, which
+// changes nothing, since attention sees only their differences.
+
+// decoder builds the graphs of one architecture.
+type decoder struct {
+	Config
+	differentiable bool // gradients will be asked for
+}
+
+// block is the weights of one layer, split for the graph.
+type block struct {
+	attentionNorm    *Node
+	query, queryBias [2]*Node // first and second half of each head's width
+	key, keyBias     [2]*Node
+	value, valueBias *Node
+	output           *Node
+	feedForwardNorm  *Node
+	gate, up, down   *Node
+}
+
+// network is all weights as graph nodes.
+type network struct {
+	embedding *Node // [V, D]
+	blocks    []block
+	norm      *Node
+	head      *Node // [V, D]; embedding itself when tied
+}
+
+// network reads the weights from the inputs in the order of Config.slots.
+func (d decoder) network(inputs []*Node) network {
+	next := func() *Node {
+		n := inputs[0]
+		inputs = inputs[1:]
+		return n
+	}
+	halves := func() [2]*Node { return [2]*Node{next(), next()} }
+	net := network{embedding: next(), blocks: make([]block, d.NumHiddenLayers)}
+	for i := range net.blocks {
+		net.blocks[i] = block{
+			attentionNorm: next(),
+			query:         halves(), queryBias: halves(),
+			key: halves(), keyBias: halves(),
+			value: next(), valueBias: next(),
+			output:          next(),
+			feedForwardNorm: next(),
+			gate:            next(), up: next(), down: next(),
+		}
+	}
+	net.norm, net.head = next(), net.embedding
+	if !d.TieWordEmbeddings {
+		net.head = next()
+	}
+	return net
+}
+
+// stream is a batch of equally long token sequences and what their layers need.
+type stream struct {
+	prompts, samples, length int
+	// Rotary tables at the size of one half of the queries and keys,
+	// [heads·dh/2, N]; the queries' also hold the factor 1/√dh of the scores.
+	queryCos, querySin, keyCos, keySin *Node
+}
+
+func (s stream) sequences() int { return s.prompts * s.samples }
+
+// newStream spreads the rotary tables cos and sin, [dh/2, length], over heads
+// and sequences.
+func (d decoder) newStream(prompts, samples int, cos, sin *Node) stream {
+	s := stream{prompts: prompts, samples: samples, length: cos.Shape().Dim(1)}
+	half, sequences := d.HeadDim()/2, s.sequences()
+	scale := 1 / math.Sqrt(float64(d.HeadDim()))
+	spread := func(table *Node, heads int) *Node {
+		all := repeat(Reshape(table, half, 1, s.length), sequences) // [dh/2, sequences, length]
+		all = repeat(Reshape(all, 1, 1, half*sequences*s.length), heads)
+		return Reshape(all, heads*half, sequences*s.length)
+	}
+	s.keyCos, s.keySin = spread(cos, d.NumKeyValueHeads), spread(sin, d.NumKeyValueHeads)
+	s.queryCos = spread(MulScalar(cos, scale), d.NumAttentionHeads)
+	s.querySin = spread(MulScalar(sin, scale), d.NumAttentionHeads)
+	return s
+}
+
+// embed looks tokens [N] up: Eᵀ·onehot, [D, N]. As a product its gradient is
+// one too, and the same sum in any run; scattered additions are not.
+func (d decoder) embed(embedding, tokens *Node) *Node {
+	return d.product(transposed(embedding), d.oneHot(tokens))
+}
+
+// oneHot is [V, N] with a 1 where the row is the token of the column.
+func (d decoder) oneHot(tokens *Node) *Node {
+	n := tokens.Shape().Size()
+	ids := Iota(tokens.Graph(), shapes.Make(dtypes.Int32, d.VocabSize, n), 0)
+	return ConvertDType(Equal(ids, BroadcastToDims(Reshape(tokens, 1, n), d.VocabSize, n)), dtypes.Float32)
+}
+
+// attentionInputs is the first part of a layer: normalisation, projections and
+// rotary positions. Queries are [R, dh] with rows ordered (key head, prompt,
+// sample, query head of the key head, position); keys and values are
+// [key heads·sequences, dh, length].
+func (d decoder) attentionInputs(b block, x *Node, s stream, queries bool) (query, key, value *Node) {
+	h := d.rmsNorm(x, b.attentionNorm)
+	weights := []*Node{b.value, b.key[0], b.key[1]}
+	biases := []*Node{b.valueBias, b.keyBias[0], b.keyBias[1]}
+	if queries {
+		weights = append(weights, b.query[0], b.query[1])
+		biases = append(biases, b.queryBias[0], b.queryBias[1])
+	}
+	y := d.project(h, weights...)
+	for i := range y {
+		y[i] = Add(y[i], d.product(biases[i], Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, x.Shape().Dim(1)))))
+	}
+	kv, group, dh := d.NumKeyValueHeads, d.NumAttentionHeads/d.NumKeyValueHeads, d.HeadDim()
+
+	value = TransposeAllAxes(Reshape(y[0], kv, dh, s.sequences(), s.length), 0, 2, 1, 3)
+	value = Reshape(value, kv*s.sequences(), dh, s.length)
+
+	key = rotate(y[1], y[2], s.keyCos, s.keySin)
+	key = TransposeAllAxes(Reshape(key, 2, kv, dh/2, s.sequences(), s.length), 1, 3, 0, 2, 4)
+	key = Reshape(key, kv*s.sequences(), dh, s.length)
+
+	if queries {
+		query = rotate(y[3], y[4], s.queryCos, s.querySin)
+		query = TransposeAllAxes(Reshape(query, 2, kv, group, dh/2, s.sequences(), s.length), 1, 4, 2, 5, 0, 3)
+		query = Reshape(query, kv*s.sequences()*group*s.length, dh)
+	}
+	return query, key, value
+}
+
+// rotate applies rotary positions (arXiv:2104.09864) in Hugging Face's
+// convention, which pairs element i of a head with element i + dh/2:
+//
+//	(a, b) → (a·cos − b·sin, b·cos + a·sin)
+//
+// a and b are the first and second halves of all heads, [heads·dh/2, N]; the
+// result is their concatenation.
+func rotate(a, b, cos, sin *Node) *Node {
+	return Concatenate([]*Node{
+		Sub(Mul(a, cos), Mul(b, sin)),
+		Add(Mul(b, cos), Mul(a, sin)),
+	}, 0)
+}
+
+// segment is a run of positions that queries attend to. Keys and values are
+// [batch, dh, length]; the queries of one batch element are consecutive rows.
+type segment struct {
+	key, value *Node
+	bias       *Node // added to the scores, [R, length]; nil: none
+}
+
+// masked is the bias of a position that must not be seen: far below any score,
+// yet finite, so that a row with nothing to see stays a number.
+const masked = -1e9
+
+// attend is softmax(q·k + bias)·v over the concatenated segments, [R, dh]. The
+// segments share one maximum and one denominator and are never concatenated.
+func (d decoder) attend(query *Node, segments ...segment) *Node {
+	g := query.Graph()
+	rows, dh := query.Shape().Dim(0), query.Shape().Dim(1)
+	scores := make([]*Node, len(segments))
+	var peak *Node
+	for i, s := range segments {
+		batch, length := s.key.Shape().Dim(0), s.key.Shape().Dim(2)
+		score := Reshape(d.product(Reshape(query, batch, rows/batch, dh), s.key), rows, length)
+		if s.bias != nil {
+			score = Add(score, s.bias)
+		}
+		scores[i] = score
+		if m := StopGradient(ReduceMax(score, -1)); peak == nil {
+			peak = m
+		} else {
+			peak = Max(peak, m)
+		}
+	}
+	peak = Reshape(peak, rows, 1)
+	var total, sum *Node
+	for i, s := range segments {
+		batch, length := s.key.Shape().Dim(0), s.key.Shape().Dim(2)
+		weight := Exp(Sub(scores[i], dot(peak, Ones(g, shapes.Make(dtypes.Float32, 1, length)))))
+		mass := d.productT(weight, Ones(g, shapes.Make(dtypes.Float32, 1, length))) // [R, 1]
+		mixed := Reshape(d.productT(Reshape(weight, batch, rows/batch, length), s.value), rows, dh)
+		if sum == nil {
+			total, sum = mass, mixed
+		} else {
+			total, sum = Add(total, mass), Add(sum, mixed)
+		}
+	}
+	return Mul(sum, d.product(Reciprocal(total), Ones(g, shapes.Make(dtypes.Float32, 1, dh))))
+}
+
+// finish is the rest of a layer: output projection and feed-forward, each
+// added to the residual stream x.
+//
+//	x ← x + Wo·a;   x ← x + Wd·(silu(Wg·h) ∘ Wu·h),   h = norm(x)
+func (d decoder) finish(b block, x, attended *Node, s stream) *Node {
+	kv, group, dh := d.NumKeyValueHeads, d.NumAttentionHeads/d.NumKeyValueHeads, d.HeadDim()
+	a := TransposeAllAxes(Reshape(attended, kv, s.sequences(), group, s.length, dh), 0, 2, 4, 1, 3)
+	x = Add(x, d.product(b.output, Reshape(a, d.HiddenSize, s.sequences()*s.length)))
+	y := d.project(d.rmsNorm(x, b.feedForwardNorm), b.gate, b.up)
+	return Add(x, d.product(b.down, Mul(Mul(y[0], Sigmoid(y[0])), y[1])))
+}
+
+// rmsNorm is x·w/√(mean(x²)+ε) over features (arXiv:1910.07467); x is [D, N],
+// w is [D, 1].
+func (d decoder) rmsNorm(x, w *Node) *Node {
+	ones := Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, d.HiddenSize))
+	mean := MulScalar(d.product(ones, Mul(x, x)), 1/float64(d.HiddenSize)) // [1, N]
+	return Mul(x, d.product(w, Reciprocal(Sqrt(AddScalar(mean, d.RMSNormEps)))))
+}
+
+// logits are head·norm(x) / temperature, [V, N].
+func (d decoder) logits(net network, x, temperature *Node) *Node {
+	return Div(d.product(net.head, d.rmsNorm(x, net.norm)), temperature)
+}
+
+// statistics are the log-probability of each column's target and the entropy
+// −Σ p·log p of each column's distribution, in nats, both [1, N]. No gradient
+// flows through the entropy.
+func (d decoder) statistics(logits, targets *Node) (logprob, entropy *Node) {
+	vocabulary := Ones(logits.Graph(), shapes.Make(dtypes.Float32, 1, d.VocabSize))
+	peak := StopGradient(Reshape(ReduceMax(logits, 0), 1, -1))
+	z := Sub(logits, dot(transposed(vocabulary), peak))
+	e := Exp(z)
+	sum := d.product(vocabulary, e)
+	logSum := Log(sum)
+	logprob = Sub(d.product(vocabulary, Mul(z, d.oneHot(targets))), logSum)
+	entropy = StopGradient(Sub(logSum, Div(dot(vocabulary, Mul(z, e)), sum)))
+	return logprob, entropy
+}
+
+// causal is the bias of a stream's own positions, [R, length] with the rows of
+// its queries: masked above the diagonal of every sequence.
+func (d decoder) causal(g *Graph, s stream) *Node {
+	shape := shapes.Make(dtypes.Int32, s.length, s.length)
+	later := ConvertDType(GreaterThan(Iota(g, shape, 1), Iota(g, shape, 0)), dtypes.Float32)
+	rows := d.NumAttentionHeads * s.sequences()
+	all := repeat(Reshape(MulScalar(later, masked), 1, 1, s.length*s.length), rows)
+	return Reshape(all, rows*s.length, s.length)
+}
+
+// hide spreads a bias per prompt, [P, length], over the rows of a stream's
+// queries: [R, length].
+func (d decoder) hide(bias *Node, s stream) *Node {
+	length := bias.Shape().Dim(1)
+	perPrompt := s.samples * d.NumAttentionHeads / d.NumKeyValueHeads * s.length
+	all := repeat(Reshape(bias, s.prompts, 1, length), perPrompt)
+	all = repeat(Reshape(all, 1, 1, s.prompts*perPrompt*length), d.NumKeyValueHeads)
+	return Reshape(all, -1, length)
+}
+
+// repeat copies [B, 1, M] to [B, times, M].
+func repeat(x *Node, times int) *Node {
+	return dot(Ones(x.Graph(), shapes.Make(dtypes.Float32, x.Shape().Dim(0), times, 1)), x)
+}
+
+// dot is a·b of matrices, or of equally many matrices in leading batch axes.
+func dot(a, b *Node) *Node {
+	rank := a.Rank()
+	return DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 2}, leading(rank))
+}
+
+// dotT is a·bᵀ.
+func dotT(a, b *Node) *Node {
+	rank := a.Rank()
+	return DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 1}, leading(rank))
+}
+
+// leading is the batch axes of a stack of matrices.
+func leading(rank int) []int {
+	axes := make([]int, rank-2)
+	for i := range axes {
+		axes[i] = i
+	}
+	return axes
+}
+
+// transposed swaps the last two axes.
+func transposed(x *Node) *Node { return Transpose(x, -2, -1) }
+
+// product is a·b with gradients da = dc·bᵀ and db = aᵀ·dc. GoMLX's own
+// gradient of a product transposes both factors and the result, one element at
+// a time; these transpose a alone, or nothing.
+func (d decoder) product(a, b *Node) *Node { return d.project(b, a)[0] }
+
+// productT is a·bᵀ with gradients da = dc·b and db = dcᵀ·a.
+func (d decoder) productT(a, b *Node) *Node {
+	if !d.differentiable {
+		return dotT(a, b)
+	}
+	var adjoint *Node
+	left := IdentityWithCustomGradient(a, func(_, _ *Node) *Node { return dot(adjoint, b) })
+	right := IdentityWithCustomGradient(b, func(_, _ *Node) *Node { return dot(transposed(adjoint), a) })
+	return IdentityWithCustomGradient(dotT(left, right), func(_, v *Node) *Node {
+		adjoint = v
+		return v
+	})
+}
+
+// project is w·x for several w. Their contributions to the gradient of x are
+// summed here, so that x passes one node.
+//
+// The gradient runs from the results back, so the adjoints are there when it
+// reaches the factors. GoMLX also builds its own gradient of the products
+// between; nothing uses it, and unused nodes are not executed.
+func (d decoder) project(x *Node, weights ...*Node) []*Node {
+	results := make([]*Node, len(weights))
+	if !d.differentiable {
+		for i, w := range weights {
+			results[i] = dot(w, x)
+		}
+		return results
+	}
+	adjoints := make([]*Node, len(weights))
+	right := IdentityWithCustomGradient(x, func(_, _ *Node) *Node {
+		var sum *Node
+		for i, w := range weights {
+			switch {
+			case adjoints[i] == nil:
+			case sum == nil:
+				sum = dot(transposed(w), adjoints[i])
+			default:
+				sum = Add(sum, dot(transposed(w), adjoints[i]))
+			}
+		}
+		return sum
+	})
+	for i, w := range weights {
+		left := IdentityWithCustomGradient(w, func(_, _ *Node) *Node { return dotT(adjoints[i], x) })
+		results[i] = IdentityWithCustomGradient(dot(left, right), func(_, v *Node) *Node {
+			adjoints[i] = v
+			return v
+		})
+	}
+	return results
+}
