@@ -18,8 +18,8 @@ type Compression int
 
 // The compressions of Arrow IPC files.
 const (
-	Zstd Compression = iota // smaller; what Save uses
-	LZ4                     // faster
+	Zstd Compression = iota // smaller, for large tables
+	LZ4                     // faster, for small ones
 )
 
 // MaxDecoded bounds the memory in bytes that decoding one table may take, so that a
@@ -160,10 +160,19 @@ func checkArray(a arrow.Array, want arrow.DataType) error {
 	return nil
 }
 
-// Save stores t, compressed with Zstd, under its content address. Saving what is
-// there already is fine, and cheap to retry.
+// Save stores t under its content address. Saving what is there already is fine, and
+// cheap to retry.
+//
+// Tables are compressed by LZ4, and where that leaves more than 1 MiB by Zstd: making
+// a Zstd encoder costs a millisecond or two, which a step's many small tables would
+// feel, while large tables get a third smaller. The choice is a function of the rows,
+// as content addresses need.
 func Save(ctx context.Context, s Store, t *Table) (Ref, error) {
-	data, err := Encode(t, Zstd)
+	const small = 1 << 20
+	data, err := Encode(t, LZ4)
+	if err == nil && len(data) > small {
+		data, err = Encode(t, Zstd)
+	}
 	if err != nil {
 		return Ref{}, fmt.Errorf("save: %w", err)
 	}

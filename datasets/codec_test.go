@@ -72,12 +72,34 @@ func TestEncodeIsDeterministic(t *testing.T) {
 func TestContentAddressIsStable(t *testing.T) {
 	table := scores(t, checked(t), 1, 0, math.Inf(1), math.NaN())
 	defer table.Release()
-	r, err := datasets.Save(t.Context(), datasets.NewMemory(), table)
-	noError(t, err)
-	equal(t, "ref", goldenRef, r.String())
+	for c, want := range map[datasets.Compression]string{
+		datasets.Zstd: "blob:0:1346:c6c18d6c43feeefb3ecbb9144f198d09dd5c7b2e2780b2b085f7e98093435474",
+		datasets.LZ4:  "blob:0:1346:72ba480e3075de634918710c8d0ff70ce405f15d2729332970d079e3cf38fa7a",
+	} {
+		data, err := datasets.Encode(table, c)
+		noError(t, err)
+		r, err := datasets.SaveBlob(t.Context(), datasets.NewMemory(), data)
+		noError(t, err)
+		equal(t, "address of the bytes", want, r.String())
+	}
 }
 
-const goldenRef = "scores/1:4:1346:c6c18d6c43feeefb3ecbb9144f198d09dd5c7b2e2780b2b085f7e98093435474"
+func TestSaveChoosesTheCompression(t *testing.T) {
+	mem, s := checked(t), datasets.NewMemory()
+	for rows, c := range map[int]datasets.Compression{100: datasets.LZ4, 5000: datasets.Zstd} {
+		table := rollouts(t, mem, rows, 1)
+		want, err := datasets.Encode(table, c)
+		noError(t, err)
+		r, err := datasets.Save(t.Context(), s, table)
+		noError(t, err)
+		got, err := datasets.LoadBlob(t.Context(), s, r)
+		noError(t, err)
+		if !bytes.Equal(want, got) {
+			t.Errorf("%d rows are not stored with compression %d", rows, c)
+		}
+		table.Release()
+	}
+}
 
 func TestDecodeRefuses(t *testing.T) {
 	mem := checked(t)
