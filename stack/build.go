@@ -240,6 +240,9 @@ func listPackages(ctx context.Context, dir string, p *progress) (map[string]floa
 	packages := map[string]float64{}
 	for line := range strings.Lines(list.String()) {
 		fields := strings.Split(strings.TrimSpace(line), "\t")
+		if fields[0] == "unsafe" {
+			continue // exists in the compiler only
+		}
 		const overhead = 20_000 // a package costs something even when it is empty
 		weight := float64(overhead)
 		for _, file := range fields[min(2, len(fields)):] {
@@ -279,6 +282,9 @@ func compile(ctx context.Context, dir, output string, packages map[string]float6
 // compiled again and never counted, so the time left is an upper bound, and not worth a word before there is something to go by.
 func compileStatus(begun, packages int, share float64, elapsed time.Duration) string {
 	text := fmt.Sprintf("building the local stack: compiled %d of %d packages", begun, packages)
+	if begun == packages {
+		return text + ", linking"
+	}
 	if share < 0.03 || elapsed < 5*time.Second {
 		return text
 	}

@@ -214,7 +214,7 @@ func TestCompileStatus(t *testing.T) {
 		{20, 0.02, time.Minute, "building the local stack: compiled 20 of 1000 packages"},
 		{300, 0.25, time.Second, "building the local stack: compiled 300 of 1000 packages"},
 		{300, 0.25, time.Minute, "building the local stack: compiled 300 of 1000 packages, about 3m0s left"},
-		{1000, 1, 4 * time.Minute, "building the local stack: compiled 1000 of 1000 packages, about 0s left"},
+		{1000, 1, 4 * time.Minute, "building the local stack: compiled 1000 of 1000 packages, linking"},
 	} {
 		if got := compileStatus(test.begun, 1000, test.share, test.elapsed); got != test.want {
 			t.Errorf("status %q, want %q", got, test.want)
