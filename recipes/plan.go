@@ -1,0 +1,126 @@
+// Package recipes is the table of named compositions: which stages, with which
+// parameters, make an experiment. A recipe is code; Resolve freezes it, with
+// the user's overrides, into a Plan, which is data.
+package recipes
+
+import (
+	"fmt"
+
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
+)
+
+// Plan is everything an experiment is a function of. It can be printed, edited
+// and run again. Every key has a default; keys follow TRL where it has one.
+type Plan struct {
+	Recipe string `json:"recipe"` // name of the row it came from
+	Seed   uint64 `json:"seed"`   // of all randomness
+	Steps  int    `json:"steps"`  // training steps
+
+	Problems         string   `json:"problems"`           // name or Ref of the training problems; "" makes them from families
+	EvalProblems     string   `json:"eval_problems"`      // held-out problems; "" holds some out of the training problems
+	Families         []string `json:"families"`           // procedural families, used without problems
+	Levels           []int32  `json:"levels"`             // their levels
+	ProblemsPerLevel int      `json:"problems_per_level"` // problems made per family and level
+	Verifier         string   `json:"verifier"`           // for problems that name none
+	SkipBad          bool     `json:"skip_bad"`           // leave out problems longer than the context instead of refusing the set
+
+	Policy  string `json:"policy"`  // Ref of the policy to start from; "" makes a new small one
+	Model   Model  `json:"model"`   // shape of a new policy
+	Backend string `json:"backend"` // go, onnx or xla
+	Warmup  Warmup `json:"warmup"`  // supervised start of a new policy
+
+	PromptsPerStep   int             `json:"prompts_per_step"`   // groups an update is made of
+	NumGenerations   int             `json:"num_generations"`    // completions per group
+	MaxRolloutRounds int             `json:"max_rollout_rounds"` // rounds of posing new problems in place of dropped groups; 1 poses once
+	ShortBatch       string          `json:"short_batch"`        // after the last round: "train" the groups there are, or "wait" for the next step's
+	RolloutShards    int             `json:"rollout_shards"`     // pieces a rollout is cut into, however many workers are up
+	Sampling         policy.Sampling `json:"sampling"`           // how completions are drawn
+	Learning         policy.Learning `json:"learning"`           // how the policy is updated
+	Evaluation       Evaluation      `json:"evaluation"`
+
+	Propose datasets.Call   `json:"propose"` // which problems
+	Assess  datasets.Call   `json:"assess"`  // how hard they are
+	Select  []datasets.Call `json:"select"`  // which completions and tokens, with what advantage
+
+	Reuse bool `json:"reuse"` // take results of other experiments where the key is the same
+}
+
+// Model is the shape of a new policy, under the keys of a Hugging Face
+// config.json. Vocabulary and context follow from the problems.
+type Model struct {
+	HiddenSize        int     `json:"hidden_size"`
+	IntermediateSize  int     `json:"intermediate_size"`
+	NumHiddenLayers   int     `json:"num_hidden_layers"`
+	NumAttentionHeads int     `json:"num_attention_heads"`
+	NumKeyValueHeads  int     `json:"num_key_value_heads"`
+	RopeTheta         float64 `json:"rope_theta"`
+	TieWordEmbeddings bool    `json:"tie_word_embeddings"`
+}
+
+// Warmup is the supervised start of a new policy on worked solutions. It goes
+// on until the policy solves Target of a validation split of its own when
+// sampled at the plan's temperature, or MaxSteps or MaxTokens are reached.
+type Warmup struct {
+	MaxSteps     int     `json:"max_steps"`  // optimizer steps; 0 means no warm-up
+	MaxTokens    int64   `json:"max_tokens"` // tokens of prompts and solutions
+	BatchSize    int     `json:"batch_size"`
+	LearningRate float64 `json:"learning_rate"`
+	Levels       []int32 `json:"levels"` // levels shown; none means all
+	Target       float64 `json:"target"` // pass rate on the validation split
+	Every        int     `json:"every"`  // optimizer steps between two looks
+	MinSteps     int     `json:"min_steps"`
+}
+
+// Evaluation says how a policy is measured.
+type Evaluation struct {
+	ProblemsPerLevel int `json:"problems_per_level"` // held-out problems of each level
+	NumGenerations   int `json:"num_generations"`    // completions per problem at the sampling temperature
+	Every            int `json:"every"`              // steps between evaluations, 0 = before and after only
+}
+
+// Validate names the first key that is out of range and what it may be.
+func (p Plan) Validate() error {
+	for _, r := range []struct {
+		key     string
+		v       float64
+		min, mx float64
+	}{
+		{"steps", float64(p.Steps), 0, 1e7},
+		{"problems_per_level", float64(p.ProblemsPerLevel), 1, 1e7},
+		{"prompts_per_step", float64(p.PromptsPerStep), 1, 1e6},
+		{"num_generations", float64(p.NumGenerations), 2, 4096},
+		{"max_rollout_rounds", float64(p.MaxRolloutRounds), 1, 1000},
+		{"rollout_shards", float64(p.RolloutShards), 1, 1000},
+		{"warmup.max_steps", float64(p.Warmup.MaxSteps), 0, 1e6},
+		{"warmup.batch_size", float64(p.Warmup.BatchSize), 1, 1e5},
+		{"warmup.every", float64(p.Warmup.Every), 1, 1e6},
+		{"warmup.target", p.Warmup.Target, 0, 1},
+		{"warmup.learning_rate", p.Warmup.LearningRate, 0, 1},
+		{"evaluation.problems_per_level", float64(p.Evaluation.ProblemsPerLevel), 1, 1e6},
+		{"evaluation.num_generations", float64(p.Evaluation.NumGenerations), 1, 4096},
+		{"evaluation.every", float64(p.Evaluation.Every), 0, 1e7},
+	} {
+		if !(r.v >= r.min && r.v <= r.mx) {
+			return fmt.Errorf("%s is %v; it must be from %v to %v", r.key, r.v, r.min, r.mx)
+		}
+	}
+	if p.ShortBatch != "train" && p.ShortBatch != "wait" {
+		return fmt.Errorf("short_batch is %q; it must be train or wait", p.ShortBatch)
+	}
+	if p.Problems == "" && (len(p.Families) == 0 || len(p.Levels) == 0) {
+		return fmt.Errorf("problems is empty, and so is families or levels: there is nothing to pose")
+	}
+	for _, l := range p.Levels {
+		if l < 1 || l > 10 {
+			return fmt.Errorf("levels holds %d; levels go from 1 to 10", l)
+		}
+	}
+	if err := p.Sampling.Validate(); err != nil {
+		return err
+	}
+	if p.Sampling.Temperature == 0 {
+		return fmt.Errorf("temperature is 0; a group of equal completions carries no gradient, it must be above 0")
+	}
+	return p.Learning.Validate()
+}

@@ -1,0 +1,84 @@
+package recipes
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func ExampleResolve() {
+	p, err := Resolve([]byte(`{"recipe":"grpo","learning_rate":1e-4,"scale_rewards":"none","warmup.target":0.5}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(p.Learning.LearningRate, p.Warmup.Target, string(p.Select[1].Params))
+	_, err = Resolve([]byte(`{"recipe":"grpo","num_generation":4}`))
+	fmt.Println(err)
+	// Output:
+	// 0.0001 0.5 {"advantage_epsilon":1e-06,"scale_rewards":"none"}
+	// unknown option "num_generation"; did you mean num_generations?
+}
+
+// A resolved plan, printed and resolved again, is the same plan.
+func TestResolveIsStable(t *testing.T) {
+	for _, r := range All() {
+		p, err := Resolve(fmt.Appendf(nil, `{"recipe":%q}`, r.Name))
+		if err != nil {
+			t.Fatalf("%s: %v", r.Name, err)
+		}
+		raw, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Resolve(raw)
+		if err != nil {
+			t.Fatalf("%s: printed plan is refused: %v", r.Name, err)
+		}
+		if d := cmp.Diff(p, again); d != "" {
+			t.Errorf("%s: %s", r.Name, d)
+		}
+	}
+}
+
+func TestResolveRefuses(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{`[]`, "want a JSON object"},
+		{`{"recipe":"gpro"}`, `unknown recipe "gpro"; there are grpo`},
+		{`{"recipe":7}`, "recipe: want a name"},
+		{`{"stepz":3}`, `unknown option "stepz"; did you mean steps?`},
+		{`{"warmup":{"targt":1}}`, "targt"},
+		{`{"warmup.targt":1}`, "targt"},
+		{`{"steps":-1}`, "steps is -1; it must be from 0"},
+		{`{"steps":"ten"}`, "steps"},
+		{`{"num_generations":1}`, "num_generations is 1"},
+		{`{"temperature":-1}`, "temperature"},
+		{`{"temperature":0}`, "temperature is 0"},
+		{`{"learning_rate":-1}`, "learning_rate"},
+		{`{"scale_rewards":"sometimes"}`, `scale_rewards is "sometimes"; it must be group, batch or none`},
+		{`{"short_batch":"abort"}`, "short_batch"},
+		{`{"select":[{"stage":"grpo.advantage"},{"stage":"d4s"}]}`, `no stage "d4s"`},
+		{`{"select":[{"stage":"dapo.filter"}]}`, `no stage writes column "advantage"`},
+		{`{"levels":[11]}`, "levels holds 11"},
+		{`{"families":[]}`, "nothing to pose"},
+	} {
+		_, err := Resolve([]byte(c.in))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want an error with %q", c.in, err, c.want)
+		}
+	}
+}
+
+// Overrides of one resolution must not leak into the next.
+func TestResolveLeavesTheTable(t *testing.T) {
+	if _, err := Resolve([]byte(`{"scale_rewards":"none"}`)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := Resolve(nil)
+	if err != nil || !strings.Contains(string(p.Select[1].Params), `"group"`) {
+		t.Fatalf("%v, %s", err, p.Select[1].Params)
+	}
+}
