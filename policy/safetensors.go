@@ -194,7 +194,8 @@ func decodeHeader(data []byte) ([]namedHeader, map[string]string, error) {
 }
 
 func (h tensorHeader) check(name string) (namedHeader, error) {
-	width, convert := 0, func([]byte) []float32 { return nil }
+	var width int
+	var convert func([]byte) []float32
 	switch h.DType {
 	case "F32":
 		width, convert = 4, floats32

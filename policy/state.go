@@ -29,7 +29,7 @@ const (
 	ConfigFile          = "config.json"
 	WeightsFile         = "model.safetensors"
 	TokenizerFile       = "tokenizer.json"
-	TokenizerConfigFile = "tokenizer_config.json" // for Python's AutoTokenizer; not read here
+	TokenizerConfigFile = "tokenizer_config.json" // for Python's PreTrainedTokenizerFast; not read here
 	OptimizerFile       = "optimizer.safetensors"
 )
 
@@ -139,7 +139,9 @@ func (s *State) files() ([]file, error) {
 }
 
 // configJSON is the tokenizer_config.json with which Python's transformers
-// knows what the special tokens are for.
+// knows what the special tokens are for. Load it there by
+// PreTrainedTokenizerFast: AutoTokenizer of version 5 goes by model_type alone
+// and takes every tokenizer of a qwen2 model for Qwen's own.
 func (t *Tokenizer) configJSON(context int) []byte {
 	v := struct {
 		Class     string `json:"tokenizer_class"`
