@@ -19,7 +19,7 @@ func ExampleResolve() {
 	_, err = Resolve([]byte(`{"recipe":"grpo","num_generation":4}`))
 	fmt.Println(err)
 	// Output:
-	// 0.0001 0.5 {"advantage_epsilon":1e-06,"scale_rewards":"none"}
+	// 0.0001 0.5 {"advantage_epsilon":0.000001,"scale_rewards":"none"}
 	// unknown option "num_generation"; did you mean num_generations?
 }
 

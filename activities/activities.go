@@ -1,0 +1,264 @@
+// Package activities holds the Temporal activities: each opens Refs, runs one
+// stage and stores its result once. Errors get their retry class here and
+// nowhere else.
+package activities
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow/memory"
+	"github.com/rs/zerolog"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/recipes"
+	"github.com/gradus-rl/gradus/reward"
+)
+
+// Activities are the activities of a worker process and what they share.
+type Activities struct {
+	Store    datasets.Store
+	Policies *Policies // loaded policies, engines and the trainer; nil on a worker that runs no model
+	Scorer   *reward.Scorer
+	Log      zerolog.Logger
+
+	mu    sync.Mutex
+	plans map[string]recipes.Plan
+	sets  map[string]*problemSet
+}
+
+// Run is the experiment that an activity belongs to.
+type Run struct {
+	ID   string       `json:"id"`   // workflow ID
+	Plan datasets.Ref `json:"plan"` // its Plan, as a blob
+}
+
+// Output is what an activity returns: Refs and small numbers.
+type Output struct {
+	Tables  map[string]datasets.Ref `json:"tables,omitempty"`
+	Metrics map[string]float64      `json:"metrics,omitempty"`
+	Seconds float64                 `json:"seconds"` // wall time of the activity's own work
+	Reused  bool                    `json:"reused,omitempty"`
+}
+
+// Error types that are not retried.
+const (
+	ErrorInvalid = "Invalid" // the plan or the data is wrong; the message names where
+	ErrorCorrupt = "Corrupt" // a stored object does not have its checksum
+	ErrorDenied  = "Denied"  // the store refuses the credentials
+)
+
+// invalid marks an error as the user's to mend.
+type invalid struct{ error }
+
+func (e invalid) Unwrap() error { return e.error }
+
+// classify gives an error its retry class: what another try cannot mend is
+// not retried.
+func classify(err error) error {
+	var app *temporal.ApplicationError
+	var bad invalid
+	switch {
+	case err == nil, errors.As(err, &app):
+		return err
+	case errors.As(err, &bad):
+		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorInvalid, nil)
+	case errors.Is(err, datasets.ErrCorrupt):
+		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorCorrupt, nil)
+	case errors.Is(err, datasets.ErrDenied):
+		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorDenied, nil)
+	}
+	return err
+}
+
+// stage runs one activity's work under its key: looked up first, stored once,
+// logged in one line.
+func (a *Activities) stage(ctx context.Context, run Run, l datasets.Lineage, work func(context.Context, datasets.Lineage) (datasets.Result, error)) (Output, error) {
+	begin := time.Now()
+	plan, err := a.plan(ctx, run)
+	if err != nil {
+		return Output{}, classify(err)
+	}
+	l.Seed = plan.Seed
+	scoped := l
+	if !plan.Reuse {
+		scoped.Scope = run.ID
+	}
+	r, reused, err := datasets.Do(ctx, a.Store, scoped, func(ctx context.Context) (datasets.Result, error) { return work(ctx, l) })
+	seconds := time.Since(begin).Seconds()
+	event := a.Log.Debug()
+	if err != nil {
+		event = a.Log.Error().Err(err)
+	}
+	event.Str("run", run.ID).Int("step", l.Step).Str("stage", l.Stage).Float64("seconds", seconds).Bool("reused", reused).Send()
+	if err != nil {
+		return Output{}, classify(fmt.Errorf("%s: %w", l.Stage, err))
+	}
+	return Output{Tables: r.Tables, Metrics: r.Metrics, Seconds: seconds, Reused: reused}, nil
+}
+
+// beat reports to the server that the activity is alive until stop is called.
+func beat(ctx context.Context) (stop func()) {
+	if !activity.IsActivity(ctx) || activity.GetInfo(ctx).IsLocalActivity {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(2 * time.Second)
+		defer tick.Stop()
+		for {
+			activity.RecordHeartbeat(ctx)
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() { cancel(); done.Wait() }
+}
+
+// plan loads the run's plan, once per process.
+func (a *Activities) plan(ctx context.Context, run Run) (recipes.Plan, error) {
+	a.mu.Lock()
+	p, ok := a.plans[run.Plan.Hash]
+	a.mu.Unlock()
+	if ok {
+		return p, nil
+	}
+	raw, err := datasets.LoadBlob(ctx, a.Store, run.Plan)
+	if err != nil {
+		return p, fmt.Errorf("load plan: %w", err)
+	}
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return p, invalid{fmt.Errorf("read plan: %w", err)}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.plans == nil || len(a.plans) > 100 {
+		a.plans = map[string]recipes.Plan{}
+	}
+	a.plans[run.Plan.Hash] = p
+	return p, nil
+}
+
+// Resolved is a frozen plan and where the store keeps it.
+type Resolved struct {
+	Plan recipes.Plan `json:"plan"`
+	Ref  datasets.Ref `json:"ref"`
+}
+
+// Resolve checks what the user gave and freezes it into a Plan. It is an
+// experiment's first activity; what it refuses never starts.
+func (a *Activities) Resolve(ctx context.Context, given json.RawMessage) (Resolved, error) {
+	p, err := recipes.Resolve(given)
+	if err != nil {
+		return Resolved{}, classify(invalid{err})
+	}
+	raw, err := datasets.Canonical(p)
+	if err != nil {
+		return Resolved{}, classify(invalid{err})
+	}
+	ref, err := datasets.SaveBlob(ctx, a.Store, raw)
+	if err != nil {
+		return Resolved{}, classify(fmt.Errorf("store plan: %w", err))
+	}
+	return Resolved{Plan: p, Ref: ref}, nil
+}
+
+// load opens a table; the caller releases it.
+func (a *Activities) load(ctx context.Context, r datasets.Ref) (*datasets.Table, error) {
+	return datasets.Load(ctx, a.Store, memory.DefaultAllocator, r)
+}
+
+// loadAll opens tables of one kind as one table.
+func (a *Activities) loadAll(ctx context.Context, refs []datasets.Ref) (*datasets.Table, error) {
+	tables := make([]*datasets.Table, 0, len(refs))
+	defer func() {
+		for _, t := range tables {
+			t.Release()
+		}
+	}()
+	for _, r := range refs {
+		t, err := a.load(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, t)
+	}
+	return datasets.Concat(memory.DefaultAllocator, tables...)
+}
+
+// save stores a new table.
+func (a *Activities) save(ctx context.Context, kind string, l datasets.Lineage, columns ...datasets.Data) (datasets.Ref, error) {
+	t, err := datasets.NewTable(memory.DefaultAllocator, kind, l, columns...)
+	if err != nil {
+		return datasets.Ref{}, err
+	}
+	defer t.Release()
+	return datasets.Save(ctx, a.Store, t)
+}
+
+// params is a stage's parameters for its key.
+func params(v any) json.RawMessage {
+	raw, err := datasets.Canonical(v)
+	if err != nil {
+		return json.RawMessage(`"unencodable"`) // Do refuses what is no key; plans are finite numbers and text
+	}
+	return raw
+}
+
+func hashes(refs ...datasets.Ref) []string {
+	out := make([]string, len(refs))
+	for i, r := range refs {
+		out[i] = r.Hash
+	}
+	return out
+}
+
+// problemSet is a problems table as columns in memory.
+type problemSet struct {
+	id, prompt, answer, solution, verifier []string
+	level                                  []int32
+}
+
+func (a *Activities) problems(ctx context.Context, r datasets.Ref) (*problemSet, error) {
+	a.mu.Lock()
+	s, ok := a.sets[r.Hash]
+	a.mu.Unlock()
+	if ok {
+		return s, nil
+	}
+	t, err := a.load(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("load problems: %w", err)
+	}
+	defer t.Release()
+	if t.Kind() != datasets.KindProblems {
+		return nil, invalid{fmt.Errorf("%s is a table of kind %s, want %s", r, t.Kind(), datasets.KindProblems)}
+	}
+	s = newProblemSet(t)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sets == nil || len(a.sets) >= 8 {
+		a.sets = map[string]*problemSet{}
+	}
+	a.sets[r.Hash] = s
+	return s, nil
+}
+
+func newProblemSet(t *datasets.Table) *problemSet {
+	s := &problemSet{
+		id: datasets.ProblemID.Get(t), prompt: datasets.Prompt.Get(t), answer: datasets.Answer.Get(t),
+		solution: datasets.Solution.Get(t), verifier: datasets.Verifier.Get(t),
+	}
+	s.level = append(s.level, datasets.Level.Get(t)...) // the table is released
+	return s
+}

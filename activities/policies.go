@@ -1,0 +1,169 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
+)
+
+// Policies keeps what is costly to have: loaded policies by version, compiled
+// engines by architecture, and the trainer of the newest version. It is
+// bounded, and everything in it can be had again from the store.
+type Policies struct {
+	store datasets.Store
+
+	mu       sync.Mutex
+	backends map[string]*policy.Backend
+	models   []cachedModel // newest last
+	engines  map[string][]*policy.Engine
+	trainer  *policy.Trainer
+	trained  string // version that trainer holds; "" none
+}
+
+type cachedModel struct {
+	hash  string
+	state *policy.State
+}
+
+const maxModels = 4
+
+// NewPolicies returns an empty cache over a store.
+func NewPolicies(store datasets.Store) *Policies {
+	return &Policies{store: store, backends: map[string]*policy.Backend{}, engines: map[string][]*policy.Engine{}}
+}
+
+// Close frees engines and the trainer.
+func (p *Policies) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, idle := range p.engines {
+		for _, e := range idle {
+			e.Close()
+		}
+	}
+	p.engines = map[string][]*policy.Engine{}
+	if p.trainer != nil {
+		p.trainer.Close()
+		p.trainer = nil
+	}
+}
+
+func (p *Policies) backend(spec string) (*policy.Backend, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b, ok := p.backends[spec]; ok {
+		return b, nil
+	}
+	b, err := policy.OpenBackend(spec)
+	if err != nil {
+		return nil, invalid{err}
+	}
+	p.backends[spec] = b
+	return b, nil
+}
+
+// model is the policy of a version, without its optimizer. It is shared:
+// nobody changes it.
+func (p *Policies) model(ctx context.Context, ref datasets.Ref) (*policy.State, error) {
+	p.mu.Lock()
+	for _, m := range p.models {
+		if m.hash == ref.Hash {
+			p.mu.Unlock()
+			return m.state, nil
+		}
+	}
+	p.mu.Unlock()
+	s, err := policy.LoadModel(ctx, p.store, ref)
+	if err != nil {
+		return nil, fmt.Errorf("load policy: %w", err)
+	}
+	p.keep(ref, s)
+	return s, nil
+}
+
+func (p *Policies) keep(ref datasets.Ref, s *policy.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.models = append(p.models, cachedModel{ref.Hash, s}); len(p.models) > maxModels {
+		p.models = append([]cachedModel(nil), p.models[1:]...)
+	}
+}
+
+// engine borrows an engine that has the weights of s; give it back by release.
+func (p *Policies) engine(spec string, s *policy.State) (e *policy.Engine, release func(), err error) {
+	b, err := p.backend(spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	key := spec + string(s.Config.JSON())
+	p.mu.Lock()
+	if idle := p.engines[key]; len(idle) > 0 {
+		e, p.engines[key] = idle[len(idle)-1], idle[:len(idle)-1]
+	}
+	p.mu.Unlock()
+	if e == nil {
+		if e, err = policy.NewEngine(b, s.Config); err != nil {
+			return nil, nil, fmt.Errorf("new engine: %w", err)
+		}
+	}
+	if err := e.Load(s.Weights); err != nil {
+		e.Close()
+		return nil, nil, fmt.Errorf("load weights: %w", err)
+	}
+	return e, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.engines[key] = append(p.engines[key], e)
+	}, nil
+}
+
+// train runs work on a trainer at the given version and stores what comes out.
+// fresh forgets the optimizer's moments and counts its steps from 0. A trainer
+// whose work failed is thrown away, so no half-done update can be continued.
+func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fresh bool, l datasets.Lineage, work func(*policy.Trainer, *policy.Tokenizer) error) (datasets.Ref, error) {
+	b, err := p.backend(spec)
+	if err != nil {
+		return datasets.Ref{}, err
+	}
+	p.mu.Lock()
+	t := p.trainer
+	if t != nil && (fresh || p.trained != ref.Hash) {
+		t.Close()
+		t = nil
+	}
+	p.trainer, p.trained = nil, ""
+	p.mu.Unlock()
+	if t == nil {
+		s, err := policy.LoadState(ctx, p.store, ref)
+		if err != nil {
+			return datasets.Ref{}, fmt.Errorf("load policy: %w", err)
+		}
+		if fresh {
+			s.Moments1, s.Moments2, s.Step = nil, nil, 0
+		}
+		if t, err = policy.NewTrainer(b, s); err != nil {
+			return datasets.Ref{}, fmt.Errorf("new trainer: %w", err)
+		}
+	}
+	if err := work(t, t.State().Tokenizer); err != nil {
+		t.Close()
+		return datasets.Ref{}, err
+	}
+	s := t.State()
+	out, err := policy.SaveState(ctx, p.store, s, l)
+	if err != nil {
+		t.Close()
+		return datasets.Ref{}, fmt.Errorf("save policy: %w", err)
+	}
+	p.keep(out, &policy.State{Config: s.Config, Tokenizer: s.Tokenizer, Weights: s.Weights.Clone()})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.trainer != nil { // another update ended meanwhile
+		p.trainer.Close()
+	}
+	p.trainer, p.trained = t, out.Hash
+	return out, nil
+}

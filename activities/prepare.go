@@ -1,0 +1,307 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/apache/arrow/go/v17/arrow/memory"
+
+	"github.com/gradus-rl/gradus/curriculum"
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/datasets/families"
+	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/recipes"
+	"github.com/gradus-rl/gradus/reward"
+)
+
+// Names of the tables that Prepare returns.
+const (
+	TableTrain      = "train"
+	TableValidation = "validation" // of the warm-up
+	TableTest       = "test"       // held out, for evaluations
+	TableState      = "state"      // curriculum state
+	TablePolicy     = "policy"
+)
+
+// Prepare makes or finds the problems, splits them, and makes or loads the
+// first policy. Prompts that do not fit the context are refused, or left out
+// with skip_bad.
+func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
+	defer beat(ctx)()
+	plan, err := a.plan(ctx, run)
+	if err != nil {
+		return Output{}, classify(err)
+	}
+	var inputs []string
+	for _, name := range []string{plan.Problems, plan.EvalProblems} {
+		if name == "" {
+			continue
+		}
+		ref, err := datasets.Resolve(ctx, a.Store, name)
+		if err != nil {
+			return Output{}, classify(invalid{fmt.Errorf("problems %q: %w", name, err)})
+		}
+		inputs = append(inputs, ref.Hash)
+	}
+	l := datasets.Lineage{Stage: "prepare", Version: 1, Inputs: inputs, Params: params(struct {
+		Problems, EvalProblems, Policy, Verifier string
+		Families                                 []string
+		Levels                                   []int32
+		PerLevel, EvalPerLevel, Length           int
+		SkipBad                                  bool
+		Model                                    recipes.Model
+	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels,
+		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model})}
+	return a.stage(ctx, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+		sets, err := a.split(ctx, plan)
+		if err != nil {
+			return datasets.Result{}, err
+		}
+		defer func() {
+			for _, t := range sets {
+				t.Release()
+			}
+		}()
+		state, err := a.firstPolicy(ctx, plan, sets)
+		if err != nil {
+			return datasets.Result{}, err
+		}
+		r := datasets.Result{Tables: map[string]datasets.Ref{}, Metrics: map[string]float64{}}
+		for _, name := range slices.Sorted(maps.Keys(sets)) {
+			t, dropped, err := fitting(sets[name], state, plan)
+			if err != nil {
+				return r, err
+			}
+			labelled, err := t.WithLineage(l)
+			t.Release()
+			if err != nil {
+				return r, err
+			}
+			ref, err := datasets.Save(ctx, a.Store, labelled)
+			if name == TableTrain && err == nil {
+				r.Tables[TableState], err = a.saveState(ctx, l, datasets.ProblemID.Get(labelled), datasets.Level.Get(labelled), curriculum.NewState(labelled.Rows()))
+			}
+			labelled.Release()
+			if err != nil {
+				return r, err
+			}
+			r.Tables[name] = ref
+			r.Metrics["problems/"+name], r.Metrics["too_long/"+name] = float64(ref.Rows), float64(dropped)
+		}
+		if r.Tables[TablePolicy], err = policy.SaveState(ctx, a.Store, state, l); err != nil {
+			return r, err
+		}
+		r.Metrics["weights"] = float64(state.Config.Parameters())
+		return r, nil
+	})
+}
+
+// split returns the training, validation and test problems; the caller
+// releases them. Problems of the user's own are split by a hash of their id:
+// a sixteenth each for validation and test, the rest for training.
+func (a *Activities) split(ctx context.Context, plan recipes.Plan) (map[string]*datasets.Table, error) {
+	sets := map[string]*datasets.Table{}
+	if plan.Problems == "" {
+		for name, per := range map[string]int{
+			TableTrain: plan.ProblemsPerLevel, TableValidation: plan.Evaluation.ProblemsPerLevel, TableTest: plan.Evaluation.ProblemsPerLevel,
+		} {
+			levels := make([]int, len(plan.Levels))
+			for i, l := range plan.Levels {
+				levels[i] = int(l)
+			}
+			t, err := families.Make(memory.DefaultAllocator, families.Options{
+				Families: plan.Families, Levels: levels, PerLevel: per, Seed: plan.Seed, Split: name,
+			})
+			if err != nil {
+				return nil, invalid{err}
+			}
+			sets[name] = t
+		}
+	} else {
+		all, err := a.named(ctx, plan.Problems)
+		if err != nil {
+			return nil, err
+		}
+		defer all.Release()
+		rows := map[string][]int32{}
+		for i, id := range datasets.ProblemID.Get(all) {
+			name := TableTrain
+			switch datasets.Stream(0, "split", id) % 16 {
+			case 0:
+				name = TableTest
+			case 1:
+				name = TableValidation
+			}
+			rows[name] = append(rows[name], int32(i))
+		}
+		levels := datasets.Level.Get(all)
+		rows[TableTest] = perLevel(rows[TableTest], levels, plan.Evaluation.ProblemsPerLevel)
+		rows[TableValidation] = perLevel(rows[TableValidation], levels, plan.Evaluation.ProblemsPerLevel)
+		for _, name := range []string{TableTrain, TableValidation, TableTest} {
+			if len(rows[name]) == 0 {
+				return nil, invalid{fmt.Errorf("problems %q: %d problems are too few to hold any out for %s", plan.Problems, all.Rows(), name)}
+			}
+			if sets[name], err = datasets.Take(memory.DefaultAllocator, all, rows[name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if plan.EvalProblems != "" {
+		all, err := a.named(ctx, plan.EvalProblems)
+		if err != nil {
+			return nil, err
+		}
+		defer all.Release()
+		every := make([]int32, all.Rows())
+		for i := range every {
+			every[i] = int32(i)
+		}
+		test, err := datasets.Take(memory.DefaultAllocator, all, perLevel(every, datasets.Level.Get(all), plan.Evaluation.ProblemsPerLevel))
+		if err != nil {
+			return nil, err
+		}
+		sets[TableTest].Release()
+		sets[TableTest] = test
+	}
+	return sets, nil
+}
+
+func (a *Activities) named(ctx context.Context, name string) (*datasets.Table, error) {
+	ref, err := datasets.Resolve(ctx, a.Store, name)
+	if err != nil {
+		return nil, invalid{fmt.Errorf("problems %q: %w", name, err)}
+	}
+	return a.load(ctx, ref)
+}
+
+// perLevel keeps the first n rows of each level.
+func perLevel(rows, level []int32, n int) []int32 {
+	seen := map[int32]int{}
+	var out []int32
+	for _, r := range rows {
+		if seen[level[r]]++; seen[level[r]] <= n {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// fitting leaves out, or refuses, the problems whose prompt and answer cannot
+// fit the policy's context.
+func fitting(t *datasets.Table, s *policy.State, plan recipes.Plan) (*datasets.Table, int, error) {
+	var keep []int32
+	ids := datasets.ProblemID.Get(t)
+	for i, prompt := range datasets.Prompt.Get(t) {
+		tokens, err := s.Tokenizer.Encode(prompt)
+		if err == nil && len(tokens)+plan.Sampling.MaxCompletionLength > s.Config.MaxPositionEmbeddings {
+			err = fmt.Errorf("prompt of %d tokens and max_completion_length %d exceed the policy's context of %d",
+				len(tokens), plan.Sampling.MaxCompletionLength, s.Config.MaxPositionEmbeddings)
+		}
+		switch {
+		case err == nil:
+			keep = append(keep, int32(i))
+		case !plan.SkipBad:
+			return nil, 0, invalid{fmt.Errorf("problem %q: %w (skip_bad leaves such problems out)", ids[i], err)}
+		}
+	}
+	if len(keep) == 0 {
+		return nil, 0, invalid{fmt.Errorf("none of %d problems fits the policy's context of %d tokens", t.Rows(), s.Config.MaxPositionEmbeddings)}
+	}
+	out, err := datasets.Take(memory.DefaultAllocator, t, keep)
+	return out, t.Rows() - len(keep), err
+}
+
+// firstPolicy loads the plan's policy, or makes a new one whose alphabet and
+// context are what the problems need.
+func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets map[string]*datasets.Table) (*policy.State, error) {
+	if plan.Policy != "" {
+		ref, err := datasets.ParseRef(plan.Policy)
+		if err != nil {
+			return nil, invalid{fmt.Errorf("policy: %w", err)}
+		}
+		s, err := policy.LoadModel(ctx, a.Store, ref)
+		if err != nil {
+			return nil, invalid{fmt.Errorf("policy %s: %w", ref, err)}
+		}
+		return s, nil
+	}
+	characters := map[rune]bool{}
+	context := 0
+	for _, name := range []string{TableTrain, TableValidation, TableTest} {
+		p := newProblemSet(sets[name])
+		for i := range p.id {
+			target := solutionText(ctx, plan, p, i)
+			for _, r := range p.prompt[i] + target {
+				characters[r] = true
+			}
+			context = max(context, len([]rune(p.prompt[i]))+max(plan.Sampling.MaxCompletionLength, 1))
+		}
+	}
+	var alphabet strings.Builder
+	for _, r := range slices.Sorted(maps.Keys(characters)) {
+		alphabet.WriteRune(r)
+	}
+	tokenizer, err := policy.NewCharTokenizer(alphabet.String())
+	if err != nil {
+		return nil, invalid{fmt.Errorf("tokenizer: %w", err)}
+	}
+	eos, pad := tokenizer.EOS(), tokenizer.Pad()
+	c := policy.Config{
+		VocabSize: tokenizer.Size(), HiddenSize: plan.Model.HiddenSize, IntermediateSize: plan.Model.IntermediateSize,
+		NumHiddenLayers: plan.Model.NumHiddenLayers, NumAttentionHeads: plan.Model.NumAttentionHeads, NumKeyValueHeads: plan.Model.NumKeyValueHeads,
+		MaxPositionEmbeddings: context, RMSNormEps: 1e-6, RopeTheta: plan.Model.RopeTheta, TieWordEmbeddings: plan.Model.TieWordEmbeddings,
+		EOSTokenID: &eos, PadTokenID: &pad,
+	}
+	if err := c.Validate(); err != nil {
+		return nil, invalid{fmt.Errorf("model: %w", err)}
+	}
+	return &policy.State{Config: c, Tokenizer: tokenizer, Weights: policy.NewWeights(c, datasets.Stream(plan.Seed, "weights"))}, nil
+}
+
+// solutionText is the completion that warm-up teaches for problem i: its
+// worked solution, closed by "#### answer" where the verifier would not find
+// the answer in it.
+func solutionText(ctx context.Context, plan recipes.Plan, p *problemSet, i int) string {
+	v, err := reward.ByName(verifierOf(plan, p.verifier[i]))
+	if err == nil && p.solution[i] != "" {
+		if verdict, err := v.Verify(ctx, p.solution[i], p.answer[i]); err == nil && verdict.Reward == 1 {
+			return p.solution[i]
+		}
+	}
+	if p.solution[i] == "" {
+		return "#### " + p.answer[i]
+	}
+	return p.solution[i] + "\n#### " + p.answer[i]
+}
+
+func verifierOf(plan recipes.Plan, own string) string {
+	if own != "" {
+		return own
+	}
+	return plan.Verifier
+}
+
+// saveState stores the curriculum state.
+func (a *Activities) saveState(ctx context.Context, l datasets.Lineage, ids []string, levels []int32, s *curriculum.State) (datasets.Ref, error) {
+	return a.save(ctx, datasets.KindAssessments, l,
+		datasets.ProblemID.Of(ids), datasets.Level.Of(levels), datasets.Visits.Of(s.Visits), datasets.Attempts.Of(s.Attempts),
+		datasets.Successes.Of(s.Successes), datasets.PassRate.Of(s.PassRate), datasets.PassRateAverage.Of(s.Average),
+		datasets.LastStep.Of(s.LastStep), datasets.Bucket.Of(s.Bucket))
+}
+
+// loadState reads the curriculum state into memory of its own.
+func (a *Activities) loadState(ctx context.Context, r datasets.Ref) (*curriculum.State, error) {
+	t, err := a.load(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("load curriculum state: %w", err)
+	}
+	defer t.Release()
+	return &curriculum.State{
+		Visits: slices.Clone(datasets.Visits.Get(t)), Attempts: slices.Clone(datasets.Attempts.Get(t)), Successes: slices.Clone(datasets.Successes.Get(t)),
+		PassRate: slices.Clone(datasets.PassRate.Get(t)), Average: slices.Clone(datasets.PassRateAverage.Get(t)),
+		LastStep: slices.Clone(datasets.LastStep.Get(t)), Bucket: datasets.Bucket.Get(t),
+	}, nil
+}
