@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -86,26 +87,59 @@ type batch struct {
 	groups             []group
 }
 
-// tokens is what the batch costs to compute.
-func (b batch) tokens() int { return b.prompts * (b.prefix + b.samples*b.completion) }
+// The floats a batch may hold in memory at a time: 4 bytes each, a few buffers
+// of each size live at once.
+const (
+	scoreFloats    = 16 << 20
+	gradientFloats = 32 << 20
+	cacheFloats    = 64 << 20
+)
 
-// batches packs groups of at most samples rows into batches of at most limit
-// tokens each, if a batch of one group can be that small. Groups of like
-// lengths go together; the order is the same for the same input.
-func batches(all []group, samples, limit int) []batch {
+// activations is about how many floats the batch holds per layer.
+func (c Config) activations(b batch) int {
+	sequences := b.prompts * b.samples
+	columns := b.prompts*b.prefix + sequences*b.completion
+	scores := b.prompts*b.prefix*b.prefix + sequences*b.completion*(b.prefix+b.completion)
+	return columns*(16*c.HiddenSize+6*c.IntermediateSize) + 5*c.NumAttentionHeads*scores
+}
+
+// fits limits a batch whose layers are computed one after the other to the
+// given number of floats.
+func (c Config) fits(floats int) func(batch) bool {
+	return func(b batch) bool {
+		return c.activations(b)+4*c.VocabSize*b.prompts*b.samples*b.completion <= floats
+	}
+}
+
+// fitsGradient is the same where all layers are kept for the way back.
+func (c Config) fitsGradient(floats int) func(batch) bool {
+	return func(b batch) bool {
+		return c.NumHiddenLayers*c.activations(b)+8*c.VocabSize*b.prompts*b.samples*b.completion <= floats
+	}
+}
+
+// fitsCache is the same for the keys and values of whole sequences.
+func (c Config) fitsCache(floats int) func(batch) bool {
+	perToken := 2 * c.NumHiddenLayers * c.NumKeyValueHeads * c.HeadDim()
+	return func(b batch) bool {
+		return perToken*b.prompts*(b.prefix+b.samples*b.completion) <= floats
+	}
+}
+
+// batches packs groups of at most samples rows into batches that fit; one
+// group is a batch even if it does not. Groups of like lengths go together,
+// and the order is the same for the same input.
+func batches(all []group, samples int, fits func(batch) bool) []batch {
 	sorted := slices.Clone(all)
 	slices.SortStableFunc(sorted, func(a, b group) int {
-		if d := prefixLength(b.prompt) - prefixLength(a.prompt); d != 0 {
-			return d
-		}
-		return b.longest - a.longest
+		return cmp.Or(prefixLength(b.prompt)-prefixLength(a.prompt), b.longest-a.longest)
 	})
 	var packed []batch
 	for len(sorted) > 0 {
 		b := batch{samples: samples}
 		for n, g := range sorted {
 			next := batch{n + 1, samples, max(b.prefix, prefixLength(g.prompt)), max(b.completion, bucket(max(1, g.longest))), nil}
-			if n > 0 && next.tokens() > limit {
+			if n > 0 && !fits(next) {
 				break
 			}
 			b = next

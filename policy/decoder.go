@@ -355,3 +355,100 @@ func (d decoder) project(x *Node, weights ...*Node) []*Node {
 	}
 	return results
 }
+
+// prompt runs the prompt stream over tokens [P, Tp] and returns the keys and
+// values of every layer. The last layer ends there: nothing reads its output.
+func (d decoder) prompt(net network, tokens, cos, sin, bias *Node) (keys, values []*Node) {
+	s := d.newStream(tokens.Shape().Dim(0), 1, cos, sin)
+	mask := d.causal(tokens.Graph(), s)
+	if bias != nil {
+		mask = Add(mask, d.hide(bias, s))
+	}
+	x := d.embed(net.embedding, tokens)
+	for i, b := range net.blocks {
+		last := i == len(net.blocks)-1
+		query, key, value := d.attentionInputs(b, x, s, !last)
+		keys, values = append(keys, key), append(values, value)
+		if !last {
+			x = d.finish(b, x, d.attend(query, segment{key, value, mask}), s)
+		}
+	}
+	return keys, values
+}
+
+// completion runs the completion stream over tokens [P·n·T] and returns the
+// residual stream [D, N] and the stream's own keys and values. past are the
+// segments before the stream, by layer; mask is the bias within it.
+func (d decoder) completion(net network, tokens *Node, s stream, past [][]segment, mask *Node) (x *Node, keys, values []*Node) {
+	x = d.embed(net.embedding, tokens)
+	for i, b := range net.blocks {
+		query, key, value := d.attentionInputs(b, x, s, true)
+		keys, values = append(keys, key), append(values, value)
+		x = d.finish(b, x, d.attend(query, append(past[i], segment{key, value, mask})...), s)
+	}
+	return x, keys, values
+}
+
+// forward is the statistics of the targets [P, n, T] of a batch, [1, P·n·T],
+// computed from scratch.
+func (d decoder) forward(net network, in batchInputs) (logprob, entropy *Node) {
+	keys, values := d.prompt(net, in.prompts, in.promptCos, in.promptSin, in.bias)
+	dims := in.tokens.Shape().Dimensions
+	s := d.newStream(dims[0], dims[1], in.cos, in.sin)
+	var hidden *Node
+	if in.bias != nil {
+		hidden = d.hide(in.bias, s)
+	}
+	past := make([][]segment, len(keys))
+	for i := range keys {
+		past[i] = []segment{{keys[i], values[i], hidden}}
+	}
+	x, _, _ := d.completion(net, in.tokens, s, past, d.causal(in.tokens.Graph(), s))
+	return d.statistics(d.logits(net, x, in.temperature), in.targets)
+}
+
+// batchInputs are the graph inputs of a batch.
+type batchInputs struct {
+	prompts, promptCos, promptSin *Node // [P, Tp], [dh/2, Tp] twice
+	tokens, targets, cos, sin     *Node // [P, n, T] twice, [dh/2, T] twice
+	temperature                   *Node // scalar
+	bias                          *Node // [P, Tp]; nil: nothing is padded
+}
+
+// batchInputs reads the inputs in the order of Config.tensors and returns what
+// follows them.
+func (d decoder) batchInputs(inputs []*Node, padded bool) (in batchInputs, rest []*Node) {
+	in = batchInputs{inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5], inputs[6], inputs[7], nil}
+	rest = inputs[8:]
+	if padded {
+		in.bias, rest = rest[0], rest[1:]
+	}
+	return in, rest
+}
+
+// step is one step of generation for P·n sequences: logits [V, P·n], then the
+// keys and the values of the step by layer. Inputs are tokens [P, n, 1], the
+// rotary tables, the bias of the cache [1, 1, capacity], the bias of prompts
+// where padded, then keys and values of prompts and of the cache by layer.
+func (d decoder) step(net network, inputs []*Node, padded bool) []*Node {
+	tokens, cos, sin, unfilled, rest := inputs[0], inputs[1], inputs[2], inputs[3], inputs[4:]
+	dims := tokens.Shape().Dimensions
+	s := d.newStream(dims[0], dims[1], cos, sin)
+	var hidden *Node
+	if padded {
+		hidden, rest = d.hide(rest[0], s), rest[1:]
+	}
+	rows := d.NumAttentionHeads * s.sequences()
+	unfilled = Reshape(repeat(unfilled, rows), rows, -1)
+	layers := len(net.blocks)
+	past := make([][]segment, layers)
+	for i := range past {
+		past[i] = []segment{
+			{rest[i], rest[layers+i], hidden},
+			{rest[2*layers+i], rest[3*layers+i], unfilled},
+		}
+	}
+	x, keys, values := d.completion(net, tokens, s, past, nil)
+	logits := d.product(net.head, d.rmsNorm(x, net.norm))
+	return append(append([]*Node{logits}, keys...), values...)
+}

@@ -1,0 +1,232 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// Engine computes with one policy on one device: it generates and scores.
+// Executables are kept by shape and serve every version of the policy.
+//
+// An Engine serves one goroutine at a time; several Engines run side by side.
+type Engine struct {
+	device  compute.Backend
+	decoder decoder
+	slots   []slot
+	weights []*tensors.Tensor // nil before Load
+
+	// Each by whether prompts are padded.
+	prefill, step, score [2]*program
+}
+
+// NewEngine opens a device of the backend for models of the given shape. Load
+// gives it weights.
+func NewEngine(b *Backend, c Config) (*Engine, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	device, err := b.open()
+	if err != nil {
+		return nil, fmt.Errorf("new engine: %w", err)
+	}
+	e := &Engine{device: device, decoder: decoder{Config: c}, slots: c.slots()}
+	for i, padded := range []bool{false, true} {
+		var errs [3]error
+		e.prefill[i], errs[0] = newProgram(device, "prefill", e.buildPrefill(padded))
+		e.step[i], errs[1] = newProgram(device, "step", e.buildStep(padded))
+		e.score[i], errs[2] = newProgram(device, "score", e.buildScore(padded))
+		if err := errors.Join(errs[:]...); err != nil {
+			return nil, fmt.Errorf("new engine: %w", err)
+		}
+	}
+	return e, nil
+}
+
+// Load replaces the weights, which are as Config.Arrange has them. Nothing is
+// compiled anew.
+func (e *Engine) Load(w Weights) error {
+	arranged, err := e.decoder.Arrange(w)
+	if err != nil {
+		return fmt.Errorf("load weights: %w", err)
+	}
+	weights, err := upload(e.device, e.slots, arranged)
+	if err != nil {
+		return fmt.Errorf("load weights: %w", err)
+	}
+	release(e.weights...)
+	e.weights = weights
+	return nil
+}
+
+// Close frees the device. The Engine must not be used afterwards.
+func (e *Engine) Close() {
+	release(e.weights...)
+	e.weights = nil
+	e.device.Finalize()
+}
+
+// errNoWeights is what computing before Load returns.
+var errNoWeights = errors.New("no weights loaded")
+
+// index selects the variant of a program.
+func index(padded bool) int {
+	if padded {
+		return 1
+	}
+	return 0
+}
+
+// rope tabulates cos and sin of position·θ^(−2i/dh) for i < dh/2 and positions
+// from start on, each [dh/2, length].
+func (c Config) rope(start, length int) (cos, sin []float32) {
+	half := c.HeadDim() / 2
+	cos, sin = make([]float32, half*length), make([]float32, half*length)
+	for i := range half {
+		frequency := math.Pow(c.RopeTheta, -float64(i)/float64(half))
+		for t := range length {
+			s, c := math.Sincos(float64(start+t) * frequency)
+			cos[i*length+t], sin[i*length+t] = float32(c), float32(s)
+		}
+	}
+	return cos, sin
+}
+
+// uploads gathers tensors for one call and remembers the first error.
+type uploads struct {
+	device compute.Backend
+	list   []*tensors.Tensor
+	err    error
+}
+
+func put[T float32 | int32](u *uploads, data []T, dims ...int) {
+	if u.err != nil {
+		return
+	}
+	var t *tensors.Tensor
+	if t, u.err = matrix(u.device, data, dims...); u.err == nil {
+		u.list = append(u.list, t)
+	}
+}
+
+// promptInputs puts the inputs of the prompt stream but for the bias.
+func (c Config) promptInputs(u *uploads, b batch, tokens []int32) {
+	put(u, tokens, b.prompts, b.prefix)
+	cos, sin := c.rope(0, b.prefix)
+	put(u, cos, c.HeadDim()/2, b.prefix)
+	put(u, sin, c.HeadDim()/2, b.prefix)
+}
+
+// batchTensors puts the inputs of decoder.batchInputs and says whether the
+// prompts are padded.
+func (c Config) batchTensors(u *uploads, b batch, temperature float64, row func(i int) (prompt, completion []int32)) (padded bool) {
+	prompts, bias := b.promptTokens()
+	c.promptInputs(u, b, prompts)
+	n := b.prompts * b.samples * b.completion
+	tokens, targets := make([]int32, n), make([]int32, n)
+	b.each(func(i, place int) {
+		prompt, completion := row(i)
+		at := place * b.completion
+		tokens[at] = prompt[len(prompt)-1]
+		if len(completion) > 0 {
+			copy(tokens[at+1:], completion[:len(completion)-1])
+		}
+		copy(targets[at:], completion)
+	})
+	put(u, tokens, b.prompts, b.samples, b.completion)
+	put(u, targets, b.prompts, b.samples, b.completion)
+	cos, sin := c.rope(b.prefix, b.completion)
+	put(u, cos, c.HeadDim()/2, b.completion)
+	put(u, sin, c.HeadDim()/2, b.completion)
+	put(u, []float32{float32(temperature)})
+	if bias != nil {
+		put(u, bias, b.prompts, b.prefix)
+	}
+	return bias != nil
+}
+
+// Row is a completion to score. The completion holds its end token where it
+// has one.
+type Row struct {
+	Prompt, Completion []int32
+}
+
+// Scored is, per token of a completion, the log-probability the policy gives
+// it and the entropy −Σ p·log p of the distribution it is drawn from, both in
+// nats over the full vocabulary.
+type Scored struct {
+	LogProbs, Entropies []float32
+}
+
+// Score computes what the policy thinks of given completions at a temperature
+// above 0, in order of the rows.
+func (e *Engine) Score(ctx context.Context, rows []Row, temperature float64) ([]Scored, error) {
+	if e.weights == nil {
+		return nil, fmt.Errorf("score: %w", errNoWeights)
+	}
+	if !(temperature > 0) || math.IsInf(temperature, 0) {
+		return nil, fmt.Errorf("score: temperature is %v, want above 0", temperature)
+	}
+	c := e.decoder.Config
+	for i, r := range rows {
+		if err := c.validate(r.Prompt, r.Completion, len(r.Completion)); err != nil {
+			return nil, fmt.Errorf("score: row %d: %w", i, err)
+		}
+	}
+	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
+	samples := width(all, 1)
+	result := make([]Scored, len(rows))
+	for _, b := range batches(split(all, samples), samples, c.fits(scoreFloats)) {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("score: %w", err)
+		}
+		if err := e.scoreBatch(b, rows, temperature, result); err != nil {
+			return nil, fmt.Errorf("score: %w", err)
+		}
+	}
+	return result, nil
+}
+
+func (e *Engine) scoreBatch(b batch, rows []Row, temperature float64, result []Scored) error {
+	u := &uploads{device: e.device}
+	padded := e.decoder.batchTensors(u, b, temperature, func(i int) ([]int32, []int32) {
+		return rows[i].Prompt, rows[i].Completion
+	})
+	defer func() { release(u.list...) }()
+	if u.err != nil {
+		return u.err
+	}
+	out, err := e.score[index(padded)].call(append(e.weights[:len(e.weights):len(e.weights)], u.list...))
+	if err != nil {
+		return err
+	}
+	defer release(out...)
+	logprobs, err := read(out[0])
+	if err != nil {
+		return err
+	}
+	entropies, err := read(out[1])
+	if err != nil {
+		return err
+	}
+	b.each(func(i, place int) {
+		from := place * b.completion
+		to := from + len(rows[i].Completion)
+		result[i] = Scored{logprobs[from:to:to], entropies[from:to:to]}
+	})
+	return nil
+}
+
+func (e *Engine) buildScore(padded bool) func([]*graph.Node) []*graph.Node {
+	return func(inputs []*graph.Node) []*graph.Node {
+		net := e.decoder.network(inputs)
+		in, _ := e.decoder.batchInputs(inputs[len(e.slots):], padded)
+		logprob, entropy := e.decoder.forward(net, in)
+		return []*graph.Node{logprob, entropy}
+	}
+}
