@@ -14,8 +14,8 @@ import (
 //
 // The expression may hold the given numbers, each at most as often as it is given, the operators + - * / (also
 // × ÷ − and \times, \div), and parentheses. Its value is computed in exact rationals. It is looked for in the last
-// <answer>…</answer>, else in the last \boxed{…}, else behind the last ####, else it is the last line that is not
-// blank. "= 24" may follow; a right side that is not the target is wrong.
+// <answer>…</answer>, else in the last \boxed{…}, else behind the last ####, else it is what the last line that is not
+// blank holds behind its last ';'. "= 24" may follow; a right side that is not the target is wrong.
 //
 // Verdict.Extracted is the expression without its spaces. A completion without a digit is no answer.
 type Countdown struct{}
@@ -93,7 +93,7 @@ func expressionOf(text string) string {
 		return line
 	}
 	text = strings.TrimRight(text, " \t\r\n.")
-	return text[strings.LastIndexByte(text, '\n')+1:]
+	return text[strings.LastIndexAny(text, ";\n")+1:]
 }
 
 // cutLast is strings.Cut at the last separator.

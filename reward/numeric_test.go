@@ -281,7 +281,7 @@ func TestNumericIsLinear(t *testing.T) {
 				t.Errorf("repeated %q: %v %v", unit, got, err)
 			}
 		}
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("repeated %q: took %v", unit, took)
 		}
 	}
@@ -295,7 +295,7 @@ func FuzzNumeric(f *testing.F) {
 	f.Fuzz(func(t *testing.T, completion, answer string) {
 		start := time.Now()
 		got, err := Numeric{}.Verify(context.Background(), completion, answer)
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > 3*time.Second {
 			t.Fatalf("took %v", took)
 		}
 		if (err != nil) != (got.Outcome == Error) || (got.Reward == 1) != (got.Outcome == Correct) || len(got.Extracted) > 4*maxSpan {

@@ -85,6 +85,7 @@ func TestCountdown(t *testing.T) {
 		{"no\n3*8\n", "24: 3, 4, 6, 8", Correct},
 		{"8/(3-8/3)", "24:3,3,8,8", Correct}, // needs exact fractions
 		{"-(3-27)", "24:3,27", Correct},
+		{"6-3=3;3*8=24;(6-3)*8", "24:3,4,6,8", Correct},
 		{"1-2-3", "-4:1,2,3", Correct},
 		{"8/4/2", "1:2,4,8", Correct},
 		{"2+3*4", "14:2,3,4", Correct},

@@ -118,7 +118,7 @@ func TestScorerUnknownVerifier(t *testing.T) {
 func TestScorerMisbehaviour(t *testing.T) {
 	before := runtime.NumGoroutine()
 	release := make(chan struct{})
-	s := Scorer{Timeout: 30 * time.Millisecond, Workers: 3, Lookup: unruly(release)}
+	s := Scorer{Timeout: 500 * time.Millisecond, Workers: 3, Lookup: unruly(release)}
 	good := Item{"7", "7", "numeric"}
 	items := []Item{good}
 	for _, name := range []string{"panics", "fails", "nan", "unknown", "polite", "deaf"} {
@@ -171,12 +171,12 @@ func TestScorerHangs(t *testing.T) {
 	if n := runtime.NumGoroutine(); n > before+3 {
 		t.Errorf("%d goroutines left behind", n-before)
 	}
+	s.Timeout = 10 * time.Second
 	if got, _, err := s.Score(t.Context(), []Item{{"7", "7", "exact"}}); err != nil || got[0].Outcome != Correct {
 		t.Errorf("another verifier suffers: %v, %v", got, err)
 	}
 	close(release)
 	settled(t, before)
-	s.Timeout = 10 * time.Second
 	if got, _, err := s.Score(t.Context(), items[:1]); err != nil || got[0].Outcome != Correct {
 		t.Errorf("after the hung runs returned: %v, %v", got, err)
 	}
