@@ -1,0 +1,285 @@
+package activities
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/gradus-rl/gradus/curriculum"
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/recipes"
+)
+
+// WarmInput is one chunk of the supervised warm-up.
+type WarmInput struct {
+	Run    Run          `json:"run"`
+	Train  datasets.Ref `json:"train"`
+	Policy datasets.Ref `json:"policy"`
+	From   int          `json:"from"`  // optimizer steps done before
+	Steps  int          `json:"steps"` // optimizer steps of this chunk
+}
+
+// Warm trains the policy on worked solutions: the policy-gradient update with
+// advantage 1 and ratio 1, whose gradient is that of the log-likelihood.
+func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
+	defer beat(ctx)()
+	plan, err := a.plan(ctx, in.Run)
+	if err != nil {
+		return Output{}, classify(err)
+	}
+	l := datasets.Lineage{Stage: "warm", Version: 1, Step: in.From, Inputs: hashes(in.Train, in.Policy), Params: params(struct {
+		Warmup      recipes.Warmup
+		Learning    policy.Learning
+		Backend     string
+		Temperature float64
+		Steps       int
+	}{plan.Warmup, plan.Learning, plan.Backend, plan.Sampling.Temperature, in.Steps})}
+	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+		p, err := a.problems(ctx, in.Train)
+		if err != nil {
+			return datasets.Result{}, err
+		}
+		var rows []int32
+		for i, level := range p.level {
+			if level == 0 || len(plan.Warmup.Levels) == 0 || slices.Contains(plan.Warmup.Levels, level) {
+				rows = append(rows, int32(i))
+			}
+		}
+		if len(rows) == 0 {
+			return datasets.Result{}, invalid{fmt.Errorf("warmup.levels %v: no training problem has one of them", plan.Warmup.Levels)}
+		}
+		w := plan.Warmup
+		learning := plan.Learning
+		learning.LearningRate, learning.LRSchedulerType, learning.WarmupSteps = w.LearningRate, policy.SchedulerCosine, 20
+		learning.MaxSteps = int64(max(w.MaxSteps, 21)) * 3 / 2 // the warm-up usually stops early: keep the tail of the cosine out
+		learning.Beta, learning.NumIterations, learning.MiniBatchSize, learning.LossType = 0, 1, 0, policy.LossDAPO
+		learning.WeightDecay, learning.AdamBeta2 = 0.01, 0.95
+		tokens := 0
+		var metrics policy.UpdateMetrics
+		out, err := a.Policies.train(ctx, plan.Backend, in.Policy, in.From == 0, l, func(t *policy.Trainer, tokenizer *policy.Tokenizer) error {
+			for step := in.From; step < in.From+in.Steps; step++ {
+				pose := &curriculum.Pose{Problems: len(rows), Groups: w.BatchSize, Posed: int64(step) * int64(w.BatchSize)}
+				env := datasets.Env{Seed: datasets.Stream(plan.Seed, "warm")}
+				if err := datasets.Run(curriculum.Proposers(), []datasets.Call{{Stage: curriculum.Uniform.Name}}, pose, env); err != nil {
+					return err
+				}
+				var batch []policy.Sample
+				for _, r := range pose.Rows {
+					i := int(rows[r])
+					s, err := demonstration(tokenizer, p.prompt[i], solutionText(ctx, plan, p, i), t.State().Config.MaxPositionEmbeddings)
+					if err != nil {
+						return invalid{fmt.Errorf("problem %q: %w", p.id[i], err)}
+					}
+					tokens += len(s.Prompt) + len(s.Completion)
+					batch = append(batch, s)
+				}
+				var err error
+				if metrics, err = t.Update(ctx, batch, learning); err != nil {
+					return fmt.Errorf("warm-up step %d: %w", step, err)
+				}
+			}
+			return nil
+		})
+		return datasets.Result{Tables: map[string]datasets.Ref{TablePolicy: out}, Metrics: map[string]float64{"tokens": float64(tokens), "loss": metrics.Loss}}, err
+	})
+}
+
+// demonstration is a worked solution as a sample to learn from. What does not
+// fit the context is cut off.
+func demonstration(t *policy.Tokenizer, prompt, solution string, context int) (policy.Sample, error) {
+	p, err := t.Encode(prompt)
+	if err != nil {
+		return policy.Sample{}, err
+	}
+	c, err := t.Encode(solution)
+	if err != nil {
+		return policy.Sample{}, err
+	}
+	c = append(c, t.EOS())
+	c = c[:min(len(c), context-len(p))]
+	advantages := make([]float32, len(c))
+	for i := range advantages {
+		advantages[i] = 1
+	}
+	return policy.Sample{Prompt: p, Completion: c, Advantages: advantages}, nil
+}
+
+// UpdateInput is a step's selection, to be learnt from.
+type UpdateInput struct {
+	Run        Run                `json:"run"`
+	Step       int                `json:"step"`
+	Rounds     []Round            `json:"rounds"`
+	Selections datasets.Ref       `json:"selections"`
+	State      datasets.Ref       `json:"state"`
+	Policy     datasets.Ref       `json:"policy"`
+	Reference  datasets.Ref       `json:"reference"`
+	Metrics    map[string]float64 `json:"metrics"` // of the stages before, to be kept with the step
+}
+
+// TableMetrics is the table that Update returns beside TablePolicy.
+const TableMetrics = "metrics"
+
+// Update performs the policy update on the kept completions and tokens and
+// writes the step's metrics. A step that kept nothing leaves the policy as it is.
+func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error) {
+	defer beat(ctx)()
+	plan, err := a.plan(ctx, in.Run)
+	if err != nil {
+		return Output{}, classify(err)
+	}
+	l := datasets.Lineage{Stage: "update", Version: 1, Step: in.Step, Inputs: hashes(in.Policy, in.Selections, in.Reference), Params: params(struct {
+		Learning policy.Learning
+		Backend  string
+	}{plan.Learning, plan.Backend})}
+	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+		batch, err := a.batch(ctx, in)
+		if err != nil {
+			return datasets.Result{}, err
+		}
+		metrics := maps.Clone(in.Metrics)
+		if metrics == nil {
+			metrics = map[string]float64{}
+		}
+		out := in.Policy
+		trained := 0
+		if len(batch) > 0 {
+			if plan.Learning.Beta > 0 {
+				if err := a.reference(ctx, plan, in.Reference, batch); err != nil {
+					return datasets.Result{}, err
+				}
+			}
+			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Step == 0, l, func(t *policy.Trainer, _ *policy.Tokenizer) error {
+				m, err := t.Update(ctx, batch, plan.Learning)
+				if err != nil {
+					return err
+				}
+				maps.Copy(metrics, m.Map())
+				return nil
+			})
+			if err != nil {
+				return datasets.Result{}, err
+			}
+			for _, s := range batch {
+				for t := range s.Completion {
+					if s.Mask == nil || s.Mask[t] > 0 {
+						trained++
+					}
+				}
+			}
+		}
+		metrics["num_tokens_trained"] = float64(trained)
+		names := slices.Sorted(maps.Keys(metrics))
+		steps, values := make([]int32, len(names)), make([]float64, len(names))
+		for i, n := range names {
+			steps[i], values[i] = int32(in.Step), metrics[n]
+		}
+		table, err := a.save(ctx, datasets.KindMetrics, l, datasets.Step.Of(steps), datasets.Name.Of(names), datasets.Value.Of(values))
+		if err != nil {
+			return datasets.Result{}, err
+		}
+		if err := a.recordStep(ctx, in, out, table); err != nil {
+			return datasets.Result{}, err
+		}
+		r := datasets.Result{Tables: map[string]datasets.Ref{TablePolicy: out, TableMetrics: table}, Metrics: map[string]float64{"trained": float64(trained)}}
+		for _, n := range []string{"loss", "grad_norm", "kl", "learning_rate"} {
+			if v, ok := metrics[n]; ok {
+				r.Metrics[n] = v
+			}
+		}
+		return r, nil
+	})
+}
+
+// batch is the kept completions as samples.
+func (a *Activities) batch(ctx context.Context, in UpdateInput) ([]policy.Sample, error) {
+	var shards []datasets.Ref
+	for _, r := range in.Rounds {
+		shards = append(shards, r.Rollouts...)
+	}
+	rollouts, err := a.loadAll(ctx, shards)
+	if err != nil {
+		return nil, err
+	}
+	defer rollouts.Release()
+	selections, err := a.load(ctx, in.Selections)
+	if err != nil {
+		return nil, err
+	}
+	defer selections.Release()
+	if selections.Rows() != rollouts.Rows() {
+		return nil, invalid{fmt.Errorf("%d selections for %d completions", selections.Rows(), rollouts.Rows())}
+	}
+	prompts, completions, logprobs := datasets.PromptIDs.Get(rollouts), datasets.CompletionIDs.Get(rollouts), datasets.LogProbs.Get(rollouts)
+	advantages, tokens := datasets.Advantage.Get(selections), datasets.TokensKept.Get(selections)
+	var masks datasets.Lists[bool]
+	if selections.Has(datasets.TokenMask.Name) {
+		masks = datasets.TokenMask.Get(selections)
+	}
+	var out []policy.Sample
+	for i, kept := range datasets.Kept.Get(selections) {
+		if !kept || tokens[i] == 0 {
+			continue
+		}
+		s := policy.Sample{Prompt: slices.Clone(prompts.Row(i)), Completion: slices.Clone(completions.Row(i)), OldLogProbs: slices.Clone(logprobs.Row(i))}
+		s.Advantages = slices.Repeat([]float32{float32(advantages[i])}, len(s.Completion))
+		if masks.Len() > 0 {
+			s.Mask = make([]float32, len(s.Completion))
+			for t, keep := range masks.Row(i) {
+				if keep {
+					s.Mask[t] = 1
+				}
+			}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// reference fills in the reference policy's log-probabilities.
+func (a *Activities) reference(ctx context.Context, plan recipes.Plan, ref datasets.Ref, batch []policy.Sample) error {
+	model, err := a.Policies.model(ctx, ref)
+	if err != nil {
+		return err
+	}
+	engine, release, err := a.Policies.engine(plan.Backend, model)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rows := make([]policy.Row, len(batch))
+	for i, s := range batch {
+		rows[i] = policy.Row{Prompt: s.Prompt, Completion: s.Completion}
+	}
+	scored, err := engine.Score(ctx, rows, plan.Sampling.Temperature)
+	if err != nil {
+		return fmt.Errorf("score by the reference policy: %w", err)
+	}
+	for i := range batch {
+		batch[i].RefLogProbs = scored[i].LogProbs
+	}
+	return nil
+}
+
+// StepRecord is what runs/<id>/steps/<step>.json holds: where to find all
+// that a step left behind.
+type StepRecord struct {
+	Step       int          `json:"step"`
+	Rounds     []Round      `json:"rounds"`
+	Selections datasets.Ref `json:"selections"`
+	State      datasets.Ref `json:"state"`
+	Policy     datasets.Ref `json:"policy"` // after the step
+	Metrics    datasets.Ref `json:"metrics"`
+}
+
+// StepKey is where the store keeps a run's StepRecord.
+func StepKey(run string, step int) string { return fmt.Sprintf("runs/%s/steps/%06d.json", run, step) }
+
+func (a *Activities) recordStep(ctx context.Context, in UpdateInput, policy, metrics datasets.Ref) error {
+	raw, err := datasets.Canonical(StepRecord{in.Step, in.Rounds, in.Selections, in.State, policy, metrics})
+	if err != nil {
+		return err
+	}
+	return a.Store.Put(ctx, StepKey(in.Run.ID, in.Step), raw)
+}
