@@ -1,0 +1,96 @@
+// Package worker assembles a worker process: which roles it plays, what it
+// registers, how it starts and drains.
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+
+	"github.com/gradus-rl/gradus/activities"
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/reward"
+	"github.com/gradus-rl/gradus/workflows"
+)
+
+// Roles a worker can play. Each has a task queue of its own.
+const (
+	RoleCPU     = "cpu"     // workflows and short stages
+	RoleRollout = "rollout" // generation
+	RoleTrain   = "train"   // updates, one at a time
+)
+
+// Roles lists them all.
+func Roles() []string { return []string{RoleCPU, RoleRollout, RoleTrain} }
+
+// Options say what a worker is.
+type Options struct {
+	Roles    []string // of Roles; none means all
+	Rollouts int      // rollout shards at once; 0 = GOMAXPROCS
+	Grace    time.Duration
+	Log      zerolog.Logger
+}
+
+// Worker is a running set of Temporal workers, one per role.
+type Worker struct {
+	workers  []worker.Worker
+	policies *activities.Policies
+}
+
+// Start connects the roles to their queues and begins to poll.
+func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
+	if len(o.Roles) == 0 {
+		o.Roles = Roles()
+	}
+	for _, r := range o.Roles {
+		if !slices.Contains(Roles(), r) {
+			return nil, fmt.Errorf("unknown role %q; there are %v", r, Roles())
+		}
+	}
+	if o.Rollouts <= 0 {
+		o.Rollouts = runtime.GOMAXPROCS(0)
+	}
+	if o.Grace <= 0 {
+		o.Grace = 10 * time.Second
+	}
+	w := &Worker{policies: activities.NewPolicies(store)}
+	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log}
+	for _, role := range o.Roles {
+		options := worker.Options{WorkerStopTimeout: o.Grace}
+		var tw worker.Worker
+		switch role {
+		case RoleCPU:
+			tw = worker.New(c, workflows.QueueCPU, options)
+			tw.RegisterWorkflow(workflows.Experiment)
+			tw.RegisterWorkflow(workflows.Evaluate)
+		case RoleRollout:
+			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = o.Rollouts, true
+			tw = worker.New(c, workflows.QueueRollout, options)
+		case RoleTrain:
+			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = 1, true
+			tw = worker.New(c, workflows.QueueTrain, options)
+		}
+		tw.RegisterActivity(a)
+		if err := tw.Start(); err != nil {
+			w.Stop()
+			return nil, errors.Join(fmt.Errorf("start worker for role %s", role), err)
+		}
+		w.workers = append(w.workers, tw)
+	}
+	return w, nil
+}
+
+// Stop drains: it takes no new work, waits for what runs up to the grace time,
+// and frees what the process holds.
+func (w *Worker) Stop() {
+	for _, tw := range slices.Backward(w.workers) {
+		tw.Stop()
+	}
+	w.policies.Close()
+}

@@ -1,0 +1,439 @@
+// Package workflows holds the Temporal workflows: order, loops, retries and
+// what a run shows of itself. They are deterministic and thin: data stays in
+// the store, and only Refs and small numbers pass through here.
+package workflows
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/gradus-rl/gradus/activities"
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/recipes"
+)
+
+// Task queues, by the resource that their workers have.
+const (
+	QueueCPU     = "gradus-cpu"     // workflows and short stages
+	QueueRollout = "gradus-rollout" // generation
+	QueueTrain   = "gradus-train"   // updates
+)
+
+// Queries of an experiment.
+const (
+	QueryStatus = "status"
+	QueryPlan   = "plan"
+)
+
+// Search attributes of an experiment.
+var (
+	AttributeRecipe   = temporal.NewSearchAttributeKeyKeyword("GradusRecipe")
+	AttributeProblems = temporal.NewSearchAttributeKeyKeyword("GradusProblems")
+	AttributeState    = temporal.NewSearchAttributeKeyKeyword("GradusState")
+	AttributeStep     = temporal.NewSearchAttributeKeyInt64("GradusStep")
+	AttributePassRate = temporal.NewSearchAttributeKeyFloat64("GradusPassRate")
+)
+
+// acts names activities; it is never dereferenced.
+var acts *activities.Activities
+
+// Status is where an experiment stands; the answer to QueryStatus.
+type Status struct {
+	Phase   string                 `json:"phase"` // resolving, preparing, warming up, evaluating, training, finished
+	Recipe  string                 `json:"recipe"`
+	Step    int                    `json:"step"` // steps done
+	Steps   int                    `json:"steps"`
+	Warm    int                    `json:"warm_steps"`     // optimizer steps of the warm-up
+	Warmth  float64                `json:"warm_pass_rate"` // validation pass rate that the warm-up reached
+	Latest  StepSummary            `json:"latest"`
+	Before  *activities.Evaluation `json:"before,omitempty"`
+	Current *activities.Evaluation `json:"current,omitempty"` // newest evaluation
+	Policy  datasets.Ref           `json:"policy"`
+}
+
+// StepSummary is the figures of one step that its live line shows.
+type StepSummary struct {
+	Step          int     `json:"step"`
+	PassRate      float64 `json:"pass_rate"`
+	Reward        float64 `json:"reward"`
+	Kept          float64 `json:"kept"`
+	Entropy       float64 `json:"entropy"`
+	Loss          float64 `json:"loss"`
+	GradNorm      float64 `json:"grad_norm"`
+	Tokens        float64 `json:"tokens"`
+	Trained       float64 `json:"tokens_trained"`
+	Seconds       float64 `json:"seconds"`       // wall time of the step
+	Orchestration float64 `json:"orchestration"` // of it: seconds outside the stages' own work
+}
+
+// Result is what a finished experiment returns.
+type Result struct {
+	Recipe        string                 `json:"recipe"`
+	Steps         int                    `json:"steps"`
+	Policy        datasets.Ref           `json:"policy"`
+	Before        *activities.Evaluation `json:"before,omitempty"`
+	After         *activities.Evaluation `json:"after,omitempty"`
+	WarmSteps     int                    `json:"warm_steps"`
+	TrainSeconds  float64                `json:"train_seconds"`         // wall time of all training steps
+	Orchestration float64                `json:"orchestration_seconds"` // of it outside the stages' own work
+	Completions   int64                  `json:"completions"`
+	Tokens        int64                  `json:"tokens"`         // generated in training
+	Trained       int64                  `json:"tokens_trained"` // kept for the update
+}
+
+// Carried is what an experiment hands to itself when its history is renewed.
+type Carried struct {
+	Resolved  activities.Resolved     `json:"resolved"`
+	Setup     map[string]datasets.Ref `json:"setup"`
+	Policy    datasets.Ref            `json:"policy"`
+	Reference datasets.Ref            `json:"reference"`
+	State     datasets.Ref            `json:"state"`
+	Posed     int64                   `json:"posed"`
+	Step      int                     `json:"step"`
+	Pending   []activities.Round      `json:"pending,omitempty"` // rounds that wait for a full batch
+	Status    Status                  `json:"status"`
+	Result    Result                  `json:"result"`
+}
+
+// Experiment trains a policy by one recipe. given is a JSON object with any
+// keys of a Plan, {"recipe": "grpo"} or nothing at all; it is checked first and
+// refused as a whole. carried is for the workflow's own use.
+func Experiment(ctx workflow.Context, given json.RawMessage, carried *Carried) (*Result, error) {
+	e := &experiment{}
+	if carried != nil {
+		e.Carried = *carried
+	}
+	if err := e.setup(ctx, given, carried != nil); err != nil {
+		return nil, err
+	}
+	return e.run(ctx)
+}
+
+type experiment struct {
+	Carried
+	id activities.Run
+}
+
+func (e *experiment) plan() *recipes.Plan { return &e.Resolved.Plan }
+
+// setup answers queries, freezes the plan and prepares problems and policy.
+func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed bool) error {
+	if err := workflow.SetQueryHandlerWithOptions(ctx, QueryStatus, func() (Status, error) { return e.Status, nil },
+		workflow.QueryHandlerOptions{Description: "Where the experiment stands."}); err != nil {
+		return err
+	}
+	if err := workflow.SetQueryHandlerWithOptions(ctx, QueryPlan, func() (recipes.Plan, error) { return e.Resolved.Plan, nil },
+		workflow.QueryHandlerOptions{Description: "The frozen plan, with every default."}); err != nil {
+		return err
+	}
+	e.id.ID = workflow.GetInfo(ctx).WorkflowExecution.ID
+	if resumed {
+		e.id.Plan = e.Resolved.Ref
+		return nil
+	}
+	e.Status.Phase = "resolving"
+	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Resolve, given).Get(ctx, &e.Resolved); err != nil {
+		return err
+	}
+	e.id.Plan = e.Resolved.Ref
+	e.Status.Recipe, e.Status.Steps = e.plan().Recipe, e.plan().Steps
+	e.Result.Recipe = e.plan().Recipe
+	problems := e.plan().Problems
+	if problems == "" {
+		problems = strings.Join(e.plan().Families, ",")
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeRecipe.ValueSet(e.plan().Recipe), AttributeProblems.ValueSet(problems)); err != nil {
+		return err
+	}
+	if err := e.phase(ctx, "preparing"); err != nil {
+		return err
+	}
+	var out activities.Output
+	if err := workflow.ExecuteActivity(on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
+		return err
+	}
+	e.Setup = out.Tables
+	e.Policy, e.State = out.Tables[activities.TablePolicy], out.Tables[activities.TableState]
+	if e.plan().Policy == "" {
+		if err := e.warm(ctx); err != nil {
+			return err
+		}
+	}
+	e.Reference = e.Policy
+	var err error
+	if e.Status.Before, err = e.evaluate(ctx, activities.TableTest, "test", 0, true); err != nil {
+		return err
+	}
+	e.Status.Current, e.Result.Before = e.Status.Before, e.Status.Before
+	return nil
+}
+
+// run is the training loop.
+func (e *experiment) run(ctx workflow.Context) (*Result, error) {
+	for ; e.Step < e.plan().Steps; e.Step++ {
+		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
+			return nil, workflow.NewContinueAsNewError(ctx, Experiment, nil, e.Carried)
+		}
+		if err := e.phase(ctx, "training"); err != nil {
+			return nil, err
+		}
+		if err := e.step(ctx); err != nil {
+			return nil, err
+		}
+		every := e.plan().Evaluation.Every
+		if every > 0 && (e.Step+1)%every == 0 && e.Step+1 < e.plan().Steps {
+			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step+1, true)
+			if err != nil {
+				return nil, err
+			}
+			e.Status.Current = evaluation
+		}
+	}
+	after, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
+	if err != nil {
+		return nil, err
+	}
+	e.Status.Current = after
+	e.Result.After, e.Result.Policy, e.Result.Steps, e.Result.WarmSteps = after, e.Policy, e.Step, e.Status.Warm
+	if err := e.phase(ctx, "finished"); err != nil {
+		return nil, err
+	}
+	return &e.Result, nil
+}
+
+// warm runs the supervised warm-up until the policy can do what it should on
+// the validation problems.
+func (e *experiment) warm(ctx workflow.Context) error {
+	w := e.plan().Warmup
+	var tokens float64
+	for e.Status.Warm < w.MaxSteps && tokens < float64(w.MaxTokens) {
+		if err := e.phase(ctx, "warming up"); err != nil {
+			return err
+		}
+		steps := w.Every
+		if e.Status.Warm == 0 {
+			steps = max(steps, w.MinSteps)
+		}
+		steps = min(steps, w.MaxSteps-e.Status.Warm)
+		var out activities.Output
+		in := activities.WarmInput{Run: e.id, Train: e.Setup[activities.TableTrain], Policy: e.Policy, From: e.Status.Warm, Steps: steps}
+		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Warm, in).Get(ctx, &out); err != nil {
+			return err
+		}
+		e.Policy = out.Tables[activities.TablePolicy]
+		e.Status.Warm += steps
+		tokens += out.Metrics["tokens"]
+		evaluation, err := e.evaluate(ctx, activities.TableValidation, "validation", e.Status.Warm, false)
+		if err != nil {
+			return err
+		}
+		e.Status.Warmth = evaluation.All.PassAt1
+		if e.Status.Warmth >= w.Target {
+			break
+		}
+	}
+	return nil
+}
+
+// step is one training step: rounds of posing, selection, update.
+func (e *experiment) step(ctx workflow.Context) error {
+	p := e.plan()
+	begin := workflow.Now(ctx)
+	work := 0.0
+	carried := len(e.Pending)
+	rounds := e.Pending
+	kept, group := 0, int32(0)
+	for _, r := range rounds {
+		group += int32(r.Proposals.Rows)
+	}
+	metrics := map[string]float64{}
+	for round := 0; round < p.MaxRolloutRounds && (round == 0 || kept < p.PromptsPerStep); round++ {
+		groups := p.PromptsPerStep - kept
+		var proposed activities.Output
+		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Propose, activities.ProposeInput{
+			Run: e.id, Problems: e.Setup[activities.TableTrain], State: e.State, Step: e.Step, Posed: e.Posed, FirstGroup: group, Groups: groups,
+		}).Get(ctx, &proposed); err != nil {
+			return err
+		}
+		e.Posed += int64(groups)
+		group += int32(groups)
+		r := activities.Round{Proposals: proposed.Tables[activities.TableProposals]}
+		seconds, err := e.rollout(ctx, &r, "train", e.Step, false)
+		if err != nil {
+			return err
+		}
+		var scored activities.Output
+		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Score, activities.ScoreInput{Run: e.id, Step: e.Step, Round: r}).Get(ctx, &scored); err != nil {
+			return err
+		}
+		r.Scores = scored.Tables[activities.TableScores]
+		rounds = append(rounds, r)
+		kept += int(scored.Metrics[activities.MetricMixed])
+		metrics["verifier/timeout"] += scored.Metrics["verifier/timeout"]
+		metrics["verifier/error"] += scored.Metrics["verifier/error"]
+		metrics["verifier/no_answer"] += scored.Metrics["verifier/no_answer"]
+		work += proposed.Seconds + seconds + scored.Seconds
+	}
+	var selected, updated activities.Output
+	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Select, activities.SelectInput{
+		Run: e.id, Step: e.Step, Problems: e.Setup[activities.TableTrain], State: e.State, Rounds: rounds, Carried: carried,
+	}).Get(ctx, &selected); err != nil {
+		return err
+	}
+	e.State = selected.Tables[activities.TableState]
+	work += selected.Seconds
+	e.Pending = nil
+	if p.ShortBatch == "wait" && int(selected.Metrics["kept_groups"]) < p.PromptsPerStep {
+		e.Pending = rounds
+	} else {
+		for _, name := range stepMetrics {
+			if v, ok := selected.Metrics[name]; ok {
+				metrics[name] = v
+			}
+		}
+		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Update, activities.UpdateInput{
+			Run: e.id, Step: e.Step, Rounds: rounds, Selections: selected.Tables[activities.TableSelections], State: e.State,
+			Policy: e.Policy, Reference: e.Reference, Metrics: metrics,
+		}).Get(ctx, &updated); err != nil {
+			return err
+		}
+		e.Policy = updated.Tables[activities.TablePolicy]
+		work += updated.Seconds
+	}
+	m := selected.Metrics
+	seconds := workflow.Now(ctx).Sub(begin).Seconds()
+	e.Status.Latest = StepSummary{
+		Step: e.Step + 1, PassRate: m["pass_rate"], Reward: m["reward"], Kept: m["kept"], Entropy: m["entropy"], Tokens: m["num_tokens"],
+		Loss: updated.Metrics["loss"], GradNorm: updated.Metrics["grad_norm"], Trained: updated.Metrics["trained"],
+		Seconds: seconds, Orchestration: max(0, seconds-work),
+	}
+	e.Status.Step, e.Status.Policy = e.Step+1, e.Policy
+	e.Result.TrainSeconds += seconds
+	e.Result.Orchestration += max(0, seconds-work)
+	e.Result.Completions += int64(m["completions"])
+	e.Result.Tokens += int64(m["num_tokens"])
+	e.Result.Trained += int64(updated.Metrics["trained"])
+	return workflow.UpsertTypedSearchAttributes(ctx, AttributeStep.ValueSet(int64(e.Step+1)), AttributePassRate.ValueSet(m["pass_rate"]))
+}
+
+// stepMetrics are the figures of a selection that a step's metrics keep.
+var stepMetrics = []string{
+	"completions", "groups", "num_tokens", "kept_groups", "pass_rate", "reward", "reward_trained", "kept",
+	"completions/mean_length", "completions/clipped_ratio", "entropy", "frac_reward_zero_std",
+	"dropped/group_all_wrong", "dropped/group_all_right", "dropped/group_flat",
+}
+
+// rollout draws a round's completions, one activity per shard, and returns the
+// seconds of the slowest.
+func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose string, step int, greedy bool) (float64, error) {
+	shards := e.plan().RolloutShards
+	futures := make([]workflow.Future, shards)
+	for i := range shards {
+		futures[i] = workflow.ExecuteActivity(on(ctx, QueueRollout), acts.Rollout, activities.RolloutInput{
+			Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy, Shard: i, Shards: shards,
+		})
+	}
+	slowest := 0.0
+	for _, f := range futures {
+		var out activities.Output
+		if err := f.Get(ctx, &out); err != nil {
+			return 0, err
+		}
+		r.Rollouts = append(r.Rollouts, out.Tables[activities.TableRollouts])
+		slowest = max(slowest, out.Seconds)
+	}
+	return slowest, nil
+}
+
+// evaluate measures the policy on one of the problem sets.
+func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step int, greedy bool) (*activities.Evaluation, error) {
+	if greedy {
+		if err := e.phase(ctx, "evaluating"); err != nil {
+			return nil, err
+		}
+	}
+	in := activities.SummariseInput{Run: e.id, Step: step}
+	tries := e.plan().Evaluation.NumGenerations
+	if !greedy {
+		tries = min(tries, 2) // the warm-up looks often and coarsely
+	}
+	var posed activities.Output
+	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: tries}).Get(ctx, &posed); err != nil {
+		return nil, err
+	}
+	in.Sampled.Proposals = posed.Tables[activities.TableProposals]
+	if _, err := e.rollout(ctx, &in.Sampled, purpose, step, false); err != nil {
+		return nil, err
+	}
+	if greedy {
+		var once activities.Output
+		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: 1}).Get(ctx, &once); err != nil {
+			return nil, err
+		}
+		in.Greedy = &activities.Round{Proposals: once.Tables[activities.TableProposals]}
+		if _, err := e.rollout(ctx, in.Greedy, purpose, step, true); err != nil {
+			return nil, err
+		}
+	}
+	var out activities.Evaluation
+	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Summarise, in).Get(ctx, &out); err != nil {
+		return nil, err
+	}
+	return &out, nil
+}
+
+// phase notes where the run stands, for queries, search and the UI's own page.
+func (e *experiment) phase(ctx workflow.Context, name string) error {
+	changed := e.Status.Phase != name
+	e.Status.Phase, e.Status.Policy = name, e.Policy
+	workflow.SetCurrentDetails(ctx, e.Status.Markdown())
+	if !changed {
+		return nil
+	}
+	return workflow.UpsertTypedSearchAttributes(ctx, AttributeState.ValueSet(name))
+}
+
+// Markdown is the status as the Temporal UI shows it.
+func (s Status) Markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "**%s**: %s, step %d of %d\n\n", s.Recipe, s.Phase, s.Step, s.Steps)
+	if s.Warm > 0 {
+		fmt.Fprintf(&b, "Warm-up: %d steps, pass rate %.2f on validation problems.\n\n", s.Warm, s.Warmth)
+	}
+	if l := s.Latest; l.Step > 0 {
+		fmt.Fprintf(&b, "| step | pass rate | reward | kept | entropy | loss | seconds |\n|---|---|---|---|---|---|---|\n| %d | %.3f | %.3f | %.0f%% | %.3f | %.4f | %.2f |\n\n",
+			l.Step, l.PassRate, l.Reward, 100*l.Kept, l.Entropy, l.Loss, l.Seconds)
+	}
+	if s.Before != nil {
+		b.WriteString("| held out | problems | pass@1 before | pass@1 now | pass@8 now | greedy now |\n|---|---|---|---|---|---|\n")
+		for i, l := range s.Current.Levels {
+			fmt.Fprintf(&b, "| level %d | %d | %.2f | %.2f | %.2f | %.2f |\n", l.Level, l.Problems, s.Before.Levels[i].PassAt1, l.PassAt1, l.PassAt8, l.Greedy)
+		}
+		a := s.Current.All
+		fmt.Fprintf(&b, "| all | %d | %.2f | %.2f | %.2f | %.2f |\n", a.Problems, s.Before.All.PassAt1, a.PassAt1, a.PassAt8, a.Greedy)
+	}
+	return b.String()
+}
+
+// retries of every activity: what another try may mend is tried again, with
+// growing pauses, until the run is ended by hand.
+var retries = &temporal.RetryPolicy{InitialInterval: 500 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second}
+
+// on is for activities on a queue of workers.
+func on(ctx workflow.Context, queue string) workflow.Context {
+	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		TaskQueue: queue, StartToCloseTimeout: 24 * time.Hour, HeartbeatTimeout: 30 * time.Second, RetryPolicy: retries,
+	})
+}
+
+// short is for stages of milliseconds, run beside the workflow itself.
+func short(ctx workflow.Context) workflow.Context {
+	return workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{
+		StartToCloseTimeout: 10 * time.Minute, RetryPolicy: retries,
+	})
+}
