@@ -52,14 +52,17 @@ func (r reference) norm(name string, x []float64) []float64 {
 func (r reference) rotary(x []float64, position int) []float64 {
 	dh := r.c.HeadDim()
 	y := make([]float64, len(x))
+	cos, sin := make([]float64, dh), make([]float64, dh)
+	for i := range dh {
+		sin[i], cos[i] = math.Sincos(float64(position) / math.Pow(r.c.RopeTheta, float64(2*(i%(dh/2)))/float64(dh)))
+	}
 	for h := 0; h < len(x); h += dh {
 		for i := range dh {
-			angle := float64(position) / math.Pow(r.c.RopeTheta, float64(2*(i%(dh/2)))/float64(dh))
 			turned := x[h+(i+dh/2)%dh]
 			if i < dh/2 {
 				turned = -turned
 			}
-			y[h+i] = x[h+i]*math.Cos(angle) + turned*math.Sin(angle)
+			y[h+i] = x[h+i]*cos[i] + turned*sin[i]
 		}
 	}
 	return y

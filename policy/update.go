@@ -1,0 +1,519 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"golang.org/x/sync/errgroup"
+)
+
+// Sample is one completion to learn from. Every column has one value per token
+// of the completion.
+type Sample struct {
+	Prompt, Completion []int32
+	// OldLogProbs are those of the policy that drew the completion; nil: the
+	// policy as it is at each optimizer step, so that every ratio is 1
+	// (supervised warm-up, or a single on-policy step).
+	OldLogProbs []float32
+	RefLogProbs []float32 // those of the reference policy; may be nil when beta is 0
+	Advantages  []float32
+	Mask        []float32 // weight of the token in the loss, 0 or 1 as a rule; nil: all 1
+}
+
+// active is the sum of the sample's mask.
+func (s Sample) active() float64 {
+	if s.Mask == nil {
+		return float64(len(s.Completion))
+	}
+	sum := 0.0
+	for _, m := range s.Mask {
+		sum += float64(m)
+	}
+	return sum
+}
+
+// mask is the weight of token t.
+func (s Sample) mask(t int) float64 {
+	if s.Mask == nil {
+		return 1
+	}
+	return float64(s.Mask[t])
+}
+
+// UpdateMetrics describe one Update. Means over tokens count active tokens,
+// weighted by the mask; what comes per optimizer step is averaged over steps
+// unless said otherwise.
+type UpdateMetrics struct {
+	Loss            float64 `json:"loss"`
+	GradNorm        float64 `json:"grad_norm"`         // before clipping
+	LearningRate    float64 `json:"learning_rate"`     // of the last step
+	Entropy         float64 `json:"entropy"`           // mean over tokens, nats, at the learning temperature
+	KL              float64 `json:"kl"`                // mean k3 to the reference over tokens; 0 without a reference
+	ClipRatioLow    float64 `json:"clip_ratio_low"`    // share of tokens clipped from below: ρ < 1−ε and A < 0
+	ClipRatioHigh   float64 `json:"clip_ratio_high"`   // share of tokens clipped from above: ρ > 1+ε_high and A > 0
+	ClipRatioRegion float64 `json:"clip_ratio_region"` // share of either
+	RatioMean       float64 `json:"ratio_mean"`        // of ρ over tokens
+	RatioMax        float64 `json:"ratio_max"`         // greatest ρ of an active token
+	Tokens          int64   `json:"tokens"`            // active tokens trained on, each pass counted
+	ComputedTokens  int64   `json:"computed_tokens"`   // prompt and completion tokens of the samples, each pass counted
+	Steps           int64   `json:"steps"`             // optimizer steps taken
+}
+
+// Trainer holds a policy and its optimizer and improves them. It serves one
+// goroutine at a time.
+type Trainer struct {
+	backend *Backend
+	state   State
+	shards  []*shard
+}
+
+// shard is a device that computes a part of a gradient.
+type shard struct {
+	device    compute.Backend
+	gradients [2]*program // by whether prompts are padded
+}
+
+// NewTrainer starts from a state, which it copies. Resuming from a saved state
+// continues bit by bit as if there had been no interruption.
+func NewTrainer(b *Backend, s *State) (*Trainer, error) {
+	if err := s.Config.Validate(); err != nil {
+		return nil, err
+	}
+	t := &Trainer{backend: b, state: *s}
+	for _, w := range []struct {
+		name string
+		w    *Weights
+	}{{"weights", &t.state.Weights}, {"first moments", &t.state.Moments1}, {"second moments", &t.state.Moments2}} {
+		if *w.w == nil && w.w != &t.state.Weights {
+			*w.w = t.state.Weights.Zeros()
+			continue
+		}
+		arranged, err := s.Config.Arrange(*w.w)
+		if err != nil {
+			return nil, fmt.Errorf("new trainer: %s: %w", w.name, err)
+		}
+		*w.w = arranged.Clone()
+	}
+	return t, nil
+}
+
+// State is a copy of the policy and its optimizer as they are now.
+func (t *Trainer) State() *State {
+	s := t.state
+	s.Weights, s.Moments1, s.Moments2 = s.Weights.Clone(), s.Moments1.Clone(), s.Moments2.Clone()
+	return &s
+}
+
+// Close frees the devices. The Trainer must not be used afterwards.
+func (t *Trainer) Close() {
+	for _, s := range t.shards {
+		s.device.Finalize()
+	}
+	t.shards = nil
+}
+
+// Update takes num_iterations passes over the batch, in mini-batches of
+// consecutive samples, with one AdamW step each. The loss of a mini-batch of S
+// samples is
+//
+//	Σ_i Σ_t w_it·m_it·(ℓ_it + β·k3_it),   w_it = 1/(S·Σ_t m_it)   grpo
+//	                                            1/Σ_it m_it       bnpo, dapo
+//	                                            1/(S·L_max)       dr_grpo
+//
+// with ℓ the clipped objective, k3 the KL estimate, m the mask. The whole
+// mini-batch is the unit of normalisation, so shards and memory-bounded parts
+// change nothing but rounding, and bnpo is dapo. grpo counts samples with an
+// empty mask in S.
+//
+// A context that ends, or a loss, gradient or result that is not finite, is an
+// error that leaves the state as it was before the call.
+func (t *Trainer) Update(ctx context.Context, samples []Sample, l Learning) (UpdateMetrics, error) {
+	if err := l.Validate(); err != nil {
+		return UpdateMetrics{}, err
+	}
+	if len(samples) == 0 {
+		return UpdateMetrics{}, errors.New("update: no samples")
+	}
+	for i, s := range samples {
+		if err := t.state.Config.validateSample(s, l); err != nil {
+			return UpdateMetrics{}, fmt.Errorf("update: sample %d: %w", i, err)
+		}
+	}
+	if err := t.open(l.Shards); err != nil {
+		return UpdateMetrics{}, fmt.Errorf("update: %w", err)
+	}
+	size := l.MiniBatchSize
+	if size == 0 {
+		size = len(samples)
+	}
+	next := *t.State()
+	var m metrics
+	for range l.NumIterations {
+		for part := range slices.Chunk(samples, size) {
+			if err := t.optimizerStep(ctx, &next, part, l, &m); err != nil {
+				return UpdateMetrics{}, fmt.Errorf("update: optimizer step %d: %w", next.Step, err)
+			}
+		}
+	}
+	t.state = next
+	return m.report(), nil
+}
+
+// validateSample checks one sample against the model and the settings.
+func (c Config) validateSample(s Sample, l Learning) error {
+	if err := c.validate(s.Prompt, s.Completion, len(s.Completion)); err != nil {
+		return err
+	}
+	if l.Beta > 0 && s.RefLogProbs == nil {
+		return fmt.Errorf("no reference log-probs, want them for beta %v", l.Beta)
+	}
+	for _, column := range []struct {
+		name     string
+		values   []float32
+		optional bool
+	}{
+		{"advantages", s.Advantages, false},
+		{"old log-probs", s.OldLogProbs, true},
+		{"reference log-probs", s.RefLogProbs, true},
+		{"mask", s.Mask, true},
+	} {
+		if column.optional && column.values == nil {
+			continue
+		}
+		if len(column.values) != len(s.Completion) {
+			return fmt.Errorf("%d %s for %d completion tokens", len(column.values), column.name, len(s.Completion))
+		}
+		for i, x := range column.values {
+			if !finite(float64(x)) || column.name == "mask" && x < 0 {
+				return fmt.Errorf("%s: value %d is %v", column.name, i, x)
+			}
+		}
+	}
+	return nil
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+
+// open makes sure that there are n shards.
+func (t *Trainer) open(n int) error {
+	for len(t.shards) < n {
+		device, err := t.backend.open()
+		if err != nil {
+			return err
+		}
+		s := &shard{device: device}
+		d := decoder{Config: t.state.Config, differentiable: true}
+		slots := len(d.slots())
+		for i, padded := range []bool{false, true} {
+			s.gradients[i], err = newProgram(device, "gradients", func(inputs []*graph.Node) []*graph.Node {
+				return d.gradients(inputs, slots, padded)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		t.shards = append(t.shards, s)
+	}
+	return nil
+}
+
+// optimizerStep updates s by one mini-batch.
+func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample, l Learning, m *metrics) error {
+	gradient, err := t.gradient(ctx, s.Weights, samples, l, m)
+	if err != nil {
+		return err
+	}
+	norm := gradient.norm()
+	if !finite(norm) {
+		return fmt.Errorf("the gradient norm is %v", norm)
+	}
+	scale := 1.0
+	if l.MaxGradNorm > 0 && norm > l.MaxGradNorm {
+		scale = l.MaxGradNorm / norm
+	}
+	rate := l.Rate(s.Step)
+	s.Step++
+	if err := s.adamW(gradient, scale, rate, l); err != nil {
+		return err
+	}
+	m.step(norm, rate)
+	return nil
+}
+
+// gradient is the gradient of one mini-batch's loss. Shards compute their
+// parts at the same time; the parts are summed in the shards' order.
+func (t *Trainer) gradient(ctx context.Context, w Weights, samples []Sample, l Learning, m *metrics) (Weights, error) {
+	c := t.state.Config
+	weights := tokenWeights(samples, l)
+	all := groups(len(samples), func(i int) ([]int32, int) { return samples[i].Prompt, len(samples[i].Completion) })
+	width := width(all, l.Shards)
+	parts := deal(split(all, width), l.Shards)
+
+	sums := make([]Weights, l.Shards)
+	statistics := make([]tokenStatistics, len(samples))
+	losses := make([]float64, l.Shards)
+	work, ctx := errgroup.WithContext(ctx)
+	for i, shard := range t.shards[:l.Shards] {
+		work.Go(func() error {
+			sums[i] = w.Zeros()
+			if len(parts[i]) == 0 {
+				return nil
+			}
+			slots := c.slots()
+			inputs, err := upload(shard.device, slots, w)
+			if err != nil {
+				return err
+			}
+			defer release(inputs...)
+			for _, b := range batches(parts[i], width, c.fitsGradient(gradientFloats)) {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				loss, err := shard.add(sums[i], b, inputs, slots, samples, weights, statistics, c, l)
+				if err != nil {
+					return err
+				}
+				losses[i] += loss
+			}
+			return nil
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return nil, err
+	}
+	loss := 0.0
+	for i := range losses {
+		loss += losses[i]
+		if i > 0 {
+			sums[0].add(sums[i])
+		}
+	}
+	if !finite(loss) {
+		return nil, fmt.Errorf("the loss is %v", loss)
+	}
+	m.batch(samples, statistics, loss, l)
+	return sums[0], nil
+}
+
+// deal gives groups to shards, the costliest first and always to the shard
+// with the least work.
+func deal(all []group, shards int) [][]group {
+	cost := func(g group) int { return len(g.prompt) + len(g.rows)*max(1, g.longest) }
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b group) int { return cost(b) - cost(a) })
+	parts, work := make([][]group, shards), make([]int, shards)
+	for _, g := range sorted {
+		least := 0
+		for i := range work {
+			if work[i] < work[least] {
+				least = i
+			}
+		}
+		parts[least] = append(parts[least], g)
+		work[least] += cost(g)
+	}
+	return parts
+}
+
+// tokenWeights is the weight of one unit of mask in the loss, by sample.
+func tokenWeights(samples []Sample, l Learning) []float64 {
+	weights := make([]float64, len(samples))
+	total := 0.0
+	for _, s := range samples {
+		total += s.active()
+	}
+	for i, s := range samples {
+		var unit float64
+		switch l.LossType {
+		case LossGRPO:
+			unit = float64(len(samples)) * s.active()
+		case LossDrGRPO:
+			unit = float64(len(samples)) * float64(l.MaxCompletionLength)
+		default:
+			unit = total
+		}
+		if unit > 0 { // a sample without active tokens has no loss
+			weights[i] = 1 / unit
+		}
+	}
+	return weights
+}
+
+// tokenStatistics is what the policy gave to the tokens of a sample.
+type tokenStatistics struct{ logprobs, entropies []float32 }
+
+// add computes one batch, adds its gradient to sum, fills in its samples'
+// statistics and returns its loss.
+func (s *shard) add(sum Weights, b batch, weights []*tensors.Tensor, slots []slot, samples []Sample, unit []float64, statistics []tokenStatistics, c Config, l Learning) (float64, error) {
+	u := &uploads{device: s.device}
+	defer func() { release(u.list...) }()
+	padded := c.batchTensors(u, b, l.Temperature, func(i int) ([]int32, []int32) {
+		return samples[i].Prompt, samples[i].Completion
+	})
+	n := b.prompts * b.samples * b.completion
+	columns := make([][]float32, 4) // old, reference, advantage, weight
+	for i := range columns {
+		columns[i] = make([]float32, n)
+	}
+	missing := float32(math.NaN())
+	for i := range n {
+		columns[0][i], columns[1][i] = missing, missing
+	}
+	b.each(func(i, place int) {
+		at := place * b.completion
+		copy(columns[0][at:], samples[i].OldLogProbs)
+		if l.Beta > 0 {
+			copy(columns[1][at:], samples[i].RefLogProbs)
+		}
+		copy(columns[2][at:], samples[i].Advantages)
+		for t := range samples[i].Completion {
+			columns[3][at+t] = float32(unit[i] * samples[i].mask(t))
+		}
+	})
+	for _, column := range columns {
+		put(u, column, 1, n)
+	}
+	low, high := l.ClipRange()
+	for _, x := range []float64{low, high, l.Beta} {
+		put(u, []float32{float32(x)})
+	}
+	if u.err != nil {
+		return 0, u.err
+	}
+	out, err := s.gradients[index(padded)].call(slices.Concat(weights, u.list))
+	if err != nil {
+		return 0, err
+	}
+	defer release(out...)
+	var values [3][]float32
+	for i := range values {
+		if values[i], err = read(out[i]); err != nil {
+			return 0, err
+		}
+	}
+	b.each(func(i, place int) {
+		from := place * b.completion
+		to := from + len(samples[i].Completion)
+		statistics[i] = tokenStatistics{values[1][from:to], values[2][from:to]}
+	})
+	return float64(values[0][0]), accumulate(sum, slots, out[3:])
+}
+
+// add adds o to w.
+func (w Weights) add(o Weights) {
+	for i := range w {
+		for j, x := range o[i].Data {
+			w[i].Data[j] += x
+		}
+	}
+}
+
+// norm is the Euclidean norm of all elements together.
+func (w Weights) norm() float64 {
+	sum := 0.0
+	for _, t := range w {
+		for _, x := range t.Data {
+			sum += float64(x) * float64(x)
+		}
+	}
+	return math.Sqrt(sum)
+}
+
+// adamW takes one step of AdamW (arXiv:1711.05101) with gradient g·scale; s.Step
+// is t, already counted:
+//
+//	m ← β1·m + (1−β1)·g        v ← β2·v + (1−β2)·g²
+//	w ← w − rate·(m/(1−β1ᵗ) / (√(v/(1−β2ᵗ)) + ε) + decay·w)
+//
+// Vectors (norms and biases) do not decay.
+func (s *State) adamW(gradient Weights, scale, rate float64, l Learning) error {
+	b1, b2 := float32(l.AdamBeta1), float32(l.AdamBeta2)
+	correction1 := 1 - math.Pow(l.AdamBeta1, float64(s.Step))
+	correction2 := 1 - math.Pow(l.AdamBeta2, float64(s.Step))
+	stepSize, root := float32(rate/correction1), float32(1/math.Sqrt(correction2))
+	epsilon, factor := float32(l.AdamEpsilon), float32(scale)
+	for i, t := range s.Weights {
+		keep := float32(1)
+		if len(t.Shape) > 1 {
+			keep = float32(1 - rate*l.WeightDecay)
+		}
+		w, m, v := t.Data, s.Moments1[i].Data, s.Moments2[i].Data
+		for j, g := range gradient[i].Data {
+			g *= factor
+			m[j] = b1*m[j] + (1-b1)*g
+			v[j] = b2*v[j] + (1-b2)*g*g
+			w[j] = keep*w[j] - stepSize*m[j]/(float32(math.Sqrt(float64(v[j])))*root+epsilon)
+			if x := float64(w[j]); !finite(x) {
+				return fmt.Errorf("%s: element %d becomes %v", t.Name, j, x)
+			}
+		}
+	}
+	return nil
+}
+
+// metrics gathers UpdateMetrics.
+type metrics struct {
+	UpdateMetrics
+	weight float64 // sum of masks
+}
+
+// batch adds a mini-batch's tokens.
+func (m *metrics) batch(samples []Sample, statistics []tokenStatistics, loss float64, l Learning) {
+	m.Loss += loss
+	low, high := l.ClipRange()
+	for i, s := range samples {
+		m.ComputedTokens += int64(len(s.Prompt) + len(s.Completion))
+		for t, logprob := range statistics[i].logprobs {
+			w := s.mask(t)
+			if w == 0 {
+				continue
+			}
+			m.Tokens++
+			m.weight += w
+			m.Entropy += w * float64(statistics[i].entropies[t])
+			ratio := 1.0
+			if s.OldLogProbs != nil {
+				ratio = math.Exp(float64(logprob) - float64(s.OldLogProbs[t]))
+			}
+			m.RatioMean += w * ratio
+			m.RatioMax = max(m.RatioMax, ratio)
+			if ratio < low && s.Advantages[t] < 0 {
+				m.ClipRatioLow += w
+			}
+			if ratio > high && s.Advantages[t] > 0 {
+				m.ClipRatioHigh += w
+			}
+			if s.RefLogProbs != nil {
+				d := float64(s.RefLogProbs[t]) - float64(logprob)
+				m.KL += w * (math.Exp(d) - d - 1)
+			}
+		}
+	}
+}
+
+// step adds an optimizer step.
+func (m *metrics) step(norm, rate float64) {
+	m.GradNorm += norm
+	m.LearningRate = rate
+	m.Steps++
+}
+
+// report turns sums into means.
+func (m *metrics) report() UpdateMetrics {
+	r := m.UpdateMetrics
+	r.ClipRatioRegion = r.ClipRatioLow + r.ClipRatioHigh
+	for _, perToken := range []*float64{&r.Entropy, &r.KL, &r.ClipRatioLow, &r.ClipRatioHigh, &r.ClipRatioRegion, &r.RatioMean} {
+		if m.weight > 0 {
+			*perToken /= m.weight
+		}
+	}
+	r.Loss /= float64(r.Steps)
+	r.GradNorm /= float64(r.Steps)
+	return r
+}
