@@ -155,7 +155,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 				if err != nil {
 					return err
 				}
-				maps.Copy(metrics, m.Map())
+				maps.Copy(metrics, updateMetrics(m))
 				return nil
 			})
 			if err != nil {
@@ -190,6 +190,15 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		}
 		return r, nil
 	})
+}
+
+// updateMetrics are the figures of an update under TRL's names.
+func updateMetrics(m policy.UpdateMetrics) map[string]float64 {
+	return map[string]float64{
+		"loss": m.Loss, "grad_norm": m.GradNorm, "learning_rate": m.LearningRate, "kl": m.KL, "update/entropy": m.Entropy,
+		"clip_ratio/low_mean": m.ClipRatioLow, "clip_ratio/high_mean": m.ClipRatioHigh, "clip_ratio/region_mean": m.ClipRatioRegion,
+		"ratio/mean": m.RatioMean, "ratio/max": m.RatioMax,
+	}
 }
 
 // batch is the kept completions as samples.

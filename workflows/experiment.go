@@ -50,7 +50,7 @@ type Status struct {
 	Steps   int                    `json:"steps"`
 	Warm    int                    `json:"warm_steps"`     // optimizer steps of the warm-up
 	Warmth  float64                `json:"warm_pass_rate"` // validation pass rate that the warm-up reached
-	Latest  StepSummary            `json:"latest"`
+	Recent  []StepSummary          `json:"recent"`         // newest last, a bounded number
 	Before  *activities.Evaluation `json:"before,omitempty"`
 	Current *activities.Evaluation `json:"current,omitempty"` // newest evaluation
 	Policy  datasets.Ref           `json:"policy"`
@@ -307,10 +307,13 @@ func (e *experiment) step(ctx workflow.Context) error {
 	}
 	m := selected.Metrics
 	seconds := workflow.Now(ctx).Sub(begin).Seconds()
-	e.Status.Latest = StepSummary{
+	summary := StepSummary{
 		Step: e.Step + 1, PassRate: m["pass_rate"], Reward: m["reward"], Kept: m["kept"], Entropy: m["entropy"], Tokens: m["num_tokens"],
 		Loss: updated.Metrics["loss"], GradNorm: updated.Metrics["grad_norm"], Trained: updated.Metrics["trained"],
 		Seconds: seconds, Orchestration: max(0, seconds-work),
+	}
+	if e.Status.Recent = append(e.Status.Recent, summary); len(e.Status.Recent) > maxRecent {
+		e.Status.Recent = e.Status.Recent[len(e.Status.Recent)-maxRecent:]
 	}
 	e.Status.Step, e.Status.Policy = e.Step+1, e.Policy
 	e.Result.TrainSeconds += seconds
@@ -320,6 +323,9 @@ func (e *experiment) step(ctx workflow.Context) error {
 	e.Result.Trained += int64(updated.Metrics["trained"])
 	return workflow.UpsertTypedSearchAttributes(ctx, AttributeStep.ValueSet(int64(e.Step+1)), AttributePassRate.ValueSet(m["pass_rate"]))
 }
+
+// maxRecent bounds the steps that a status tells of.
+const maxRecent = 32
 
 // stepMetrics are the figures of a selection that a step's metrics keep.
 var stepMetrics = []string{
@@ -405,7 +411,8 @@ func (s Status) Markdown() string {
 	if s.Warm > 0 {
 		fmt.Fprintf(&b, "Warm-up: %d steps, pass rate %.2f on validation problems.\n\n", s.Warm, s.Warmth)
 	}
-	if l := s.Latest; l.Step > 0 {
+	if len(s.Recent) > 0 {
+		l := s.Recent[len(s.Recent)-1]
 		fmt.Fprintf(&b, "| step | pass rate | reward | kept | entropy | loss | seconds |\n|---|---|---|---|---|---|---|\n| %d | %.3f | %.3f | %.0f%% | %.3f | %.4f | %.2f |\n\n",
 			l.Step, l.PassRate, l.Reward, 100*l.Kept, l.Entropy, l.Loss, l.Seconds)
 	}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/worker"
+)
+
+// demoFigures is the last line of `gradus demo --output json`.
+type demoFigures struct {
+	Seed                 uint64  `json:"seed"`
+	PassAt1Before        float64 `json:"pass_at_1_before"`
+	PassAt1After         float64 `json:"pass_at_1_after"`
+	PassAt8After         float64 `json:"pass_at_8_after"`
+	GreedyBefore         float64 `json:"greedy_before"`
+	GreedyAfter          float64 `json:"greedy_after"`
+	WarmSteps            int     `json:"warm_steps"`
+	RunSeconds           float64 `json:"run_seconds"` // everything after the build: stack, problems, warm-up, evaluations, training
+	TrainSeconds         float64 `json:"train_seconds"`
+	Steps                int     `json:"steps"`
+	Completions          int64   `json:"completions"`
+	Tokens               int64   `json:"tokens"`
+	TokensTrained        int64   `json:"tokens_trained"`
+	OrchestrationShare   float64 `json:"orchestration_share"`
+	OrchestrationMS      float64 `json:"orchestration_ms_per_step"`
+	HistoryBytesPerStep  float64 `json:"history_bytes_per_step"`
+	HistoryEventsPerStep float64 `json:"history_events_per_step"`
+	PeakRSSMB            float64 `json:"peak_rss_mb"`
+	WeightsSHA256        string  `json:"weights_sha256"`
+}
+
+func demoCommand(t *target) *cobra.Command {
+	var seed uint64
+	var steps int
+	cmd := &cobra.Command{
+		Use:   "demo [key=value …]",
+		Short: "Train a small policy end to end on this machine",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			given, err := planInput("grpo", args)
+			if err != nil {
+				return err
+			}
+			given["seed"] = fmt.Appendf(nil, "%d", seed)
+			if _, ok := given["steps"]; !ok {
+				given["steps"] = fmt.Appendf(nil, "%d", steps)
+			}
+			figures, err := t.demo(cmd.Context(), given, cmd.ErrOrStderr(), cmd.OutOrStdout())
+			if err != nil {
+				return err
+			}
+			if t.output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(figures)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().Uint64Var(&seed, "seed", 1, "seed of all randomness")
+	cmd.Flags().IntVar(&steps, "steps", demoSteps, "training steps")
+	return cmd
+}
+
+// demoSteps is enough for the default policy to go from the first levels to all.
+const demoSteps = 200
+
+func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, progress, out io.Writer) (f demoFigures, err error) {
+	log, file, err := t.fileLog()
+	if err != nil {
+		return f, err
+	}
+	defer file.Close()
+	c, err := t.connect(ctx, true, progress, log)
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	begin := time.Now()
+	w, err := worker.Start(c.client, c.store, worker.Options{Log: log})
+	if err != nil {
+		return f, err
+	}
+	defer w.Stop()
+	run, err := launch(ctx, c.client, "demo-"+time.Now().UTC().Format("20060102-150405.000"), given)
+	if err != nil {
+		return f, err
+	}
+	result, err := follow(ctx, c.client, run.GetID(), progress)
+	if errors.Is(err, context.Canceled) {
+		return f, fmt.Errorf("interrupted; `gradus dev` lets run %s go on", run.GetID())
+	}
+	if err != nil {
+		return f, err
+	}
+	f = demoFigures{
+		PassAt1Before: result.Before.All.PassAt1, PassAt1After: result.After.All.PassAt1, PassAt8After: result.After.All.PassAt8,
+		GreedyBefore: result.Before.All.Greedy, GreedyAfter: result.After.All.Greedy,
+		WarmSteps: result.WarmSteps, RunSeconds: time.Since(begin).Seconds(), TrainSeconds: result.TrainSeconds, Steps: result.Steps,
+		Completions: result.Completions, Tokens: result.Tokens, TokensTrained: result.Trained,
+		OrchestrationShare: result.Orchestration / max(result.TrainSeconds, 1e-9), OrchestrationMS: 1000 * result.Orchestration / float64(max(1, result.Steps)),
+	}
+	if f.Seed, err = strconv.ParseUint(string(given["seed"]), 10, 64); err != nil {
+		return f, err
+	}
+	if f.HistoryEventsPerStep, f.HistoryBytesPerStep, err = history(ctx, c.client, run.GetID()); err != nil {
+		return f, err
+	}
+	f.PeakRSSMB = peakRSS(os.Getpid())
+	if c.stack != nil {
+		f.PeakRSSMB += peakRSS(c.stack.PID)
+	}
+	manifest, err := policy.LoadManifest(ctx, c.store, result.Policy)
+	if err != nil {
+		return f, err
+	}
+	f.WeightsSHA256 = manifest.Files["model.safetensors"].Hash
+	if t.output != "json" {
+		fmt.Fprintln(out)
+		table(out, result.Before, result.After)
+		fmt.Fprintf(out, "\n%d completions, %d tokens generated, %d trained on, in %.0f s of training (%.1f %% of it orchestration)\n",
+			f.Completions, f.Tokens, f.TokensTrained, f.TrainSeconds, 100*f.OrchestrationShare)
+		fmt.Fprintf(out, "policy  %s\nevery completion, with the reason why it was trained on or not: %s\n", result.Policy, filepath.Join(t.dir, "s3"))
+		fmt.Fprintf(out, "look around: `go run ./cmd/gradus dev`, then the Temporal UI it names, run %s\n", run.GetID())
+	}
+	return f, nil
+}
+
+// history is the events and bytes of workflow history per training step, of
+// the part of the run since its history was last renewed.
+func history(ctx context.Context, c client.Client, id string) (events, size float64, err error) {
+	d, err := c.DescribeWorkflowExecution(ctx, id, "")
+	if err != nil {
+		return 0, 0, fmt.Errorf("describe run: %w", err)
+	}
+	steps, total := 0.0, 0.0
+	for i := c.GetWorkflowHistory(ctx, id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); i.HasNext(); {
+		e, err := i.Next()
+		if err != nil {
+			return 0, 0, fmt.Errorf("read history: %w", err)
+		}
+		total++
+		if e.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == "Update" {
+			steps++
+		}
+	}
+	return total / max(1, steps), float64(d.WorkflowExecutionInfo.HistorySizeBytes) / max(1, steps), nil
+}
+
+// peakRSS is a process's highest resident memory in MB, where Linux tells it.
+func peakRSS(pid int) float64 {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), "VmHWM:"); ok {
+			kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			if err == nil {
+				return kb / 1024
+			}
+		}
+	}
+	return 0
+}

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/gradus-rl/gradus/activities"
+	"github.com/gradus-rl/gradus/recipes"
+	"github.com/gradus-rl/gradus/workflows"
+)
+
+// planInput is the JSON that an experiment is started with: the recipe's name
+// or a plan file, then key=value pairs over it.
+func planInput(recipe string, pairs []string) (map[string]json.RawMessage, error) {
+	given := map[string]json.RawMessage{}
+	if strings.HasSuffix(recipe, ".yaml") || strings.HasSuffix(recipe, ".yml") || strings.HasSuffix(recipe, ".json") {
+		raw, err := os.ReadFile(recipe)
+		if err != nil {
+			return nil, fmt.Errorf("read plan: %w", err)
+		}
+		var values map[string]any
+		if err := yaml.Unmarshal(raw, &values); err != nil {
+			return nil, fmt.Errorf("plan %s: %w", recipe, err)
+		}
+		for k, v := range values {
+			if given[k], err = json.Marshal(v); err != nil {
+				return nil, fmt.Errorf("plan %s: %s: %w", recipe, k, err)
+			}
+		}
+	} else {
+		given["recipe"] = quote(recipe)
+	}
+	for _, p := range pairs {
+		key, value, ok := strings.Cut(p, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("argument %q: want key=value", p)
+		}
+		var v any
+		if err := yaml.Unmarshal([]byte(value), &v); err != nil {
+			return nil, fmt.Errorf("argument %q: %w", p, err)
+		}
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("argument %q: %w", p, err)
+		}
+		given[key] = raw
+	}
+	return given, nil
+}
+
+func quote(s string) json.RawMessage {
+	raw, _ := json.Marshal(s) // a string always has a JSON form
+	return raw
+}
+
+// launch starts an experiment. The plan is checked here first, so that a typing
+// error costs no workflow.
+func launch(ctx context.Context, c client.Client, id string, given map[string]json.RawMessage) (client.WorkflowRun, error) {
+	raw, err := json.Marshal(given)
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	plan, err := recipes.Resolve(raw)
+	if err != nil {
+		return nil, err
+	}
+	if id == "" {
+		id = fmt.Sprintf("%s-%s", plan.Recipe, time.Now().UTC().Format("20060102-150405"))
+	}
+	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: id, TaskQueue: workflows.QueueCPU, WorkflowExecutionErrorWhenAlreadyStarted: true,
+		StaticSummary: fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed),
+	}, workflows.Experiment, json.RawMessage(raw))
+	var started *serviceerror.WorkflowExecutionAlreadyStarted
+	if errors.As(err, &started) {
+		return nil, fmt.Errorf("a run named %q is going on; give another --id", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start run: %w", err)
+	}
+	return run, nil
+}
+
+// follow prints a line per step until the run ends, and returns its result.
+func follow(ctx context.Context, c client.Client, id string, out io.Writer) (*workflows.Result, error) {
+	type ended struct {
+		result workflows.Result
+		err    error
+	}
+	done := make(chan ended, 1)
+	go func() {
+		var r ended
+		r.err = c.GetWorkflow(ctx, id, "").Get(ctx, &r.result)
+		done <- r
+	}()
+	tick := time.NewTicker(400 * time.Millisecond)
+	defer tick.Stop()
+	shown, phase := 0, ""
+	show := func(s workflows.Status) {
+		if s.Phase == "warming up" && s.Warm > 0 {
+			fmt.Fprintf(out, "warm-up %4d  validation pass rate %.3f\n", s.Warm, s.Warmth)
+		} else if s.Phase != phase && s.Phase != "training" {
+			fmt.Fprintln(out, s.Phase)
+		}
+		phase = s.Phase
+		for _, l := range s.Recent {
+			if l.Step <= shown {
+				continue
+			}
+			if shown == 0 {
+				fmt.Fprintln(out, "     step  pass rate  reward   kept  entropy     loss   tokens/s   left")
+			}
+			shown = l.Step
+			left := time.Duration(float64(s.Steps-l.Step) * l.Seconds * float64(time.Second)).Round(time.Second)
+			fmt.Fprintf(out, "%4d/%4d  %9.3f  %6.3f  %4.0f%%  %7.3f  %7.4f  %9.0f  %5s\n",
+				l.Step, s.Steps, l.PassRate, l.Reward, 100*l.Kept, l.Entropy, l.Loss, l.Tokens/max(l.Seconds, 1e-9), left)
+		}
+	}
+	last := ""
+	for {
+		select {
+		case r := <-done:
+			if r.err != nil {
+				return nil, runError(id, r.err)
+			}
+			if s, err := status(ctx, c, id); err == nil {
+				show(s)
+			}
+			return &r.result, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-tick.C:
+			s, err := status(ctx, c, id)
+			if err != nil {
+				continue // no worker answers yet, or the server is away: the run's end will tell
+			}
+			if key := fmt.Sprint(s.Phase, s.Warm, s.Step); key != last {
+				last = key
+				show(s)
+			}
+		}
+	}
+}
+
+// runError is why a run failed, without the layers it came through.
+func runError(id string, err error) error {
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return fmt.Errorf("run %s failed: %s", id, app.Message())
+	}
+	return fmt.Errorf("run %s: %w", id, err)
+}
+
+func status(ctx context.Context, c client.Client, id string) (s workflows.Status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	v, err := c.QueryWorkflow(ctx, id, "", workflows.QueryStatus)
+	if err != nil {
+		return s, err
+	}
+	return s, v.Get(&s)
+}
+
+// table prints held-out figures before and after, by level.
+func table(out io.Writer, before, after *activities.Evaluation) {
+	if before == nil || after == nil {
+		return
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "held out\tproblems\tpass@1 before\tafter\tpass@8 before\tafter\tgreedy before\tafter\t")
+	line := func(name string, b, a activities.Score) {
+		fmt.Fprintf(w, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", name, a.Problems, b.PassAt1, a.PassAt1, b.PassAt8, a.PassAt8, b.Greedy, a.Greedy)
+	}
+	for i, a := range after.Levels {
+		if i < len(before.Levels) {
+			line(fmt.Sprintf("level %d", a.Level), before.Levels[i], a)
+		}
+	}
+	line("all", before.All, after.All)
+	w.Flush()
+}
+
+func runCommand(t *target) *cobra.Command {
+	var problems, id string
+	var steps int
+	var seed uint64
+	var dry, detach bool
+	cmd := &cobra.Command{
+		Use:   "run RECIPE|PLAN.yaml [key=value …]",
+		Short: "Launch an experiment and follow it",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			given, err := planInput(args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("steps") {
+				given["steps"] = fmt.Appendf(nil, "%d", steps)
+			}
+			if cmd.Flags().Changed("seed") {
+				given["seed"] = fmt.Appendf(nil, "%d", seed)
+			}
+			if dry {
+				if problems != "" {
+					given["problems"] = quote(problems)
+				}
+				return printPlan(cmd.OutOrStdout(), given)
+			}
+			log, file, err := t.fileLog()
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			c, err := t.connect(ctx, false, cmd.ErrOrStderr(), log)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if problems != "" {
+				if strings.HasSuffix(problems, ".jsonl") {
+					if problems, err = importFile(ctx, cmd.ErrOrStderr(), c.store, problems, "", false); err != nil {
+						return err
+					}
+				}
+				given["problems"] = quote(problems)
+			}
+			run, err := launch(ctx, c.client, id, given)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "run %s\n", run.GetID())
+			if detach {
+				return nil
+			}
+			result, err := follow(ctx, c.client, run.GetID(), cmd.ErrOrStderr())
+			if errors.Is(err, context.Canceled) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "\nno longer following; the run goes on: gradus status %s\n", run.GetID())
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if t.output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(result)
+			}
+			table(cmd.OutOrStdout(), result.Before, result.After)
+			fmt.Fprintf(cmd.OutOrStdout(), "policy %s\n", result.Policy)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&problems, "problems", "", "name or Ref of a problem set, or a .jsonl file to import")
+	f.IntVar(&steps, "steps", 0, "training steps")
+	f.Uint64Var(&seed, "seed", 0, "seed of all randomness")
+	f.StringVar(&id, "id", "", "name of the run (default: recipe and time)")
+	f.BoolVar(&dry, "dry-run", false, "print the resolved plan as YAML and stop")
+	f.BoolVar(&detach, "detach", false, "launch without following")
+	return cmd
+}
+
+// printPlan resolves a plan and prints it as YAML that can be edited and run.
+func printPlan(out io.Writer, given map[string]json.RawMessage) error {
+	raw, err := json.Marshal(given)
+	if err != nil {
+		return err
+	}
+	plan, err := recipes.Resolve(raw)
+	if err != nil {
+		return err
+	}
+	if raw, err = json.Marshal(plan); err != nil {
+		return err
+	}
+	var node yaml.Node // JSON is YAML: reading it as such keeps the order of keys
+	if err := yaml.Unmarshal(raw, &node); err != nil {
+		return err
+	}
+	block(&node)
+	e := yaml.NewEncoder(out)
+	e.SetIndent(2)
+	defer e.Close()
+	return e.Encode(&node)
+}
+
+// block turns JSON's flow style and quotes into YAML's plain one.
+func block(n *yaml.Node) {
+	n.Style = 0
+	for _, c := range n.Content {
+		block(c)
+	}
+}
+
+func statusCommand(t *target) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status [RUN]",
+		Short: "List experiments, or show where one stands",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			log, file, err := t.fileLog()
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			c, err := t.connect(ctx, false, cmd.ErrOrStderr(), log)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if len(args) == 0 {
+				return listRuns(ctx, c.client, cmd.OutOrStdout())
+			}
+			s, err := status(ctx, c.client, args[0])
+			if err != nil {
+				return fmt.Errorf("status of %s: %w", args[0], err)
+			}
+			if t.output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), s.Markdown())
+			return err
+		},
+	}
+}
+
+func recipesCommand(*target) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "recipes",
+		Short: "List the recipes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			for _, r := range recipes.All() {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Name, r.Doc, r.Paper)
+			}
+			return w.Flush()
+		},
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "show NAME",
+		Short: "Print a recipe's whole plan as YAML, to be edited and run",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return printPlan(cmd.OutOrStdout(), map[string]json.RawMessage{"recipe": quote(args[0])})
+		},
+	})
+	return cmd
+}

@@ -1,0 +1,42 @@
+// Command gradus trains language-model policies by reinforcement on
+// verifiable problems: it starts the local stack and workers, launches and
+// follows experiments, and keeps problem sets.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "gradus:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	r := &cobra.Command{
+		Use:           "gradus",
+		Short:         "Curriculum and data selection for reinforcement learning with verifiable rewards",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	var t target
+	f := r.PersistentFlags()
+	f.StringVar(&t.dir, "dir", defaultDir(), "state folder of the local stack")
+	f.StringVar(&t.temporal, "temporal", "", "address of a Temporal server of your own, host:port")
+	f.StringVar(&t.namespace, "namespace", "default", "Temporal namespace")
+	f.StringVar(&t.store, "store", "", "object store of your own, s3://bucket/prefix?endpoint=http://host:port or file:///folder; credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	f.StringVar(&t.output, "output", "text", "text or json")
+	r.AddCommand(demoCommand(&t), devCommand(&t), runCommand(&t), statusCommand(&t), workerCommand(&t), dataCommand(&t), recipesCommand(&t), benchCommand(&t))
+	return r
+}

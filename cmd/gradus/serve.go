@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+
+	"github.com/gradus-rl/gradus/stack"
+	"github.com/gradus-rl/gradus/worker"
+)
+
+func devCommand(t *target) *cobra.Command {
+	return &cobra.Command{
+		Use:   "dev",
+		Short: "Start the local stack with a worker, and stay up until Ctrl-C",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			if s, err := stack.Attach(t.dir); err == nil {
+				return fmt.Errorf("a stack runs on %s already (process %d, UI %s)", t.dir, s.PID, s.UI)
+			} else if !errors.Is(err, stack.ErrNotRunning) {
+				return err
+			}
+			log, file, err := t.fileLog()
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			c, err := t.connect(ctx, true, cmd.ErrOrStderr(), log)
+			if err != nil {
+				return err
+			}
+			w, err := worker.Start(c.client, c.store, worker.Options{Log: log})
+			if err != nil {
+				return errors.Join(err, c.Close())
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Temporal UI  %s\nTemporal     %s\nstore        %s\nstate        %s\n\ntry: gradus run grpo --steps 20\n",
+				c.ui, c.stack.Temporal, c.stack.Store, t.dir)
+			select {
+			case <-ctx.Done():
+			case <-c.stack.Done():
+				err = errors.New("the local stack ended by itself; see temporal.log in the state folder")
+			}
+			w.Stop()
+			return errors.Join(err, c.Close())
+		},
+	}
+}
+
+func workerCommand(t *target) *cobra.Command {
+	var o worker.Options
+	cmd := &cobra.Command{
+		Use:   "worker",
+		Short: "Run a worker until Ctrl-C or SIGTERM, which drain it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			o.Log = zerolog.New(cmd.ErrOrStderr()).With().Timestamp().Logger()
+			c, err := t.connect(ctx, false, cmd.ErrOrStderr(), o.Log.Level(zerolog.WarnLevel))
+			if err != nil {
+				return err
+			}
+			w, err := worker.Start(c.client, c.store, o)
+			if err != nil {
+				return errors.Join(err, c.Close())
+			}
+			o.Log.Info().Strs("roles", o.Roles).Msg("working")
+			<-ctx.Done()
+			o.Log.Info().Msg("draining")
+			w.Stop()
+			return c.Close()
+		},
+	}
+	cmd.Flags().StringSliceVar(&o.Roles, "role", worker.Roles(), "what the worker does: cpu, rollout, train")
+	cmd.Flags().IntVar(&o.Rollouts, "rollouts", 0, "rollout shards at once (default: number of CPUs)")
+	cmd.Flags().DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker may finish what it runs")
+	return cmd
+}
+
+// listRuns prints the experiments the server knows, newest first.
+func listRuns(ctx context.Context, c client.Client, out io.Writer) error {
+	r, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowType = 'Experiment'", PageSize: 100})
+	if err != nil {
+		return fmt.Errorf("list runs: %w", err)
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "RUN\tSTATUS\tSTARTED")
+	for _, e := range r.Executions {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", e.Execution.WorkflowId, e.Status, e.StartTime.AsTime().Local().Format(time.DateTime))
+	}
+	return w.Flush()
+}
