@@ -1,0 +1,109 @@
+package gradus
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/gradus-rl/gradus/"
+
+// layers is which folder may import which of ours. Imports run one way.
+var layers = map[string][]string{
+	"datasets":           {},
+	"datasets/storetest": {"datasets"},
+	"datasets/families":  {"datasets"},
+	"reward":             {},
+	"curriculum":         {"datasets"},
+	"sampling":           {"datasets"},
+	"policy":             {"datasets"},
+	"recipes":            {"datasets", "curriculum", "sampling", "policy"},
+	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
+	"workflows":          {"datasets", "recipes", "activities"},
+	"stack":              {"datasets"},
+	"worker":             {"datasets", "reward", "workflows", "activities"},
+	"cmd/gradus":         {"datasets", "policy", "recipes", "activities", "workflows", "worker", "stack"},
+}
+
+// heavy is who alone may import a library.
+var heavy = map[string][]string{
+	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "cmd/gradus"},
+	"github.com/minio/minio-go/": {"datasets"},
+	"github.com/gomlx/":          {"policy"},
+	"go.temporal.io/":            {"activities", "workflows", "worker", "cmd/gradus"},
+	"github.com/rs/zerolog":      {"activities", "worker", "cmd/gradus"},
+	"github.com/spf13/cobra":     {"cmd/gradus"},
+	"google.golang.org/protobuf": {"cmd/gradus"},
+}
+
+// The files are read in this process: the result of go list would be cached by
+// go test together with a pass.
+func TestLayers(t *testing.T) {
+	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (name == "devstack" || strings.HasPrefix(d.Name(), ".") && name != ".") {
+			return fs.SkipDir // a module of its own; what is no code
+		}
+		folder := path.Dir(name)
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || folder == "." {
+			return nil
+		}
+		allowed, known := layers[folder]
+		if !known {
+			t.Errorf("%s: folder %s is not in the table of layers", name, folder)
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, i := range f.Imports {
+			p := strings.Trim(i.Path.Value, `"`)
+			if ours, ok := strings.CutPrefix(p, module); ok && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s; %s may import %v", name, ours, folder, allowed)
+			}
+			for prefix, who := range heavy {
+				if strings.HasPrefix(p, prefix) && !slices.Contains(who, folder) {
+					t.Errorf("%s imports %s; only %v may", name, p, who)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every package says in one place what it is for.
+func TestPackageDocs(t *testing.T) {
+	for folder := range layers {
+		files, err := os.ReadDir(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs := 0
+		for _, d := range files {
+			if !strings.HasSuffix(d.Name(), ".go") || strings.HasSuffix(d.Name(), "_test.go") {
+				continue
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), path.Join(folder, d.Name()), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc != nil {
+				docs++
+			}
+		}
+		if docs != 1 {
+			t.Errorf("%s has %d package comments, want 1", folder, docs)
+		}
+	}
+}
