@@ -3,6 +3,8 @@
 package worker
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -10,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 
@@ -31,10 +35,11 @@ func Roles() []string { return []string{RoleCPU, RoleRollout, RoleTrain} }
 
 // Options say what a worker is.
 type Options struct {
-	Roles    []string // of Roles; none means all
-	Rollouts int      // rollout shards at once; 0 = GOMAXPROCS
-	Grace    time.Duration
-	Log      zerolog.Logger
+	Roles     []string // of Roles; none means all
+	Namespace string   // Temporal namespace, "" = default
+	Rollouts  int      // rollout shards at once; 0 = GOMAXPROCS
+	Grace     time.Duration
+	Log       zerolog.Logger
 }
 
 // Worker is a running set of Temporal workers, one per role.
@@ -58,6 +63,11 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 	}
 	if o.Grace <= 0 {
 		o.Grace = 10 * time.Second
+	}
+	if slices.Contains(o.Roles, RoleCPU) {
+		if err := registerAttributes(c, o.Namespace); err != nil {
+			return nil, err
+		}
 	}
 	w := &Worker{policies: activities.NewPolicies(store)}
 	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log}
@@ -84,6 +94,31 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 		w.workers = append(w.workers, tw)
 	}
 	return w, nil
+}
+
+// registerAttributes makes the search attributes of experiments known to the
+// namespace, where they are not yet.
+func registerAttributes(c client.Client, namespace string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	namespace = cmp.Or(namespace, client.DefaultNamespace)
+	known, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return fmt.Errorf("list search attributes of namespace %s: %w", namespace, err)
+	}
+	missing := map[string]enums.IndexedValueType{}
+	for _, a := range workflows.Attributes() {
+		if _, ok := known.CustomAttributes[a.GetName()]; !ok {
+			missing[a.GetName()] = a.GetValueType()
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if _, err := c.OperatorService().AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: missing}); err != nil {
+		return fmt.Errorf("add search attributes to namespace %s: %w", namespace, err)
+	}
+	return nil
 }
 
 // Stop drains: it takes no new work, waits for what runs up to the grace time,

@@ -39,6 +39,11 @@ var (
 	AttributePassRate = temporal.NewSearchAttributeKeyFloat64("GradusPassRate")
 )
 
+// Attributes are the search attributes that a namespace must know.
+func Attributes() []temporal.SearchAttributeKey {
+	return []temporal.SearchAttributeKey{AttributeRecipe, AttributeProblems, AttributeState, AttributeStep, AttributePassRate}
+}
+
 // acts names activities; it is never dereferenced.
 var acts *activities.Activities
 

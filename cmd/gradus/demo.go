@@ -89,7 +89,7 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	begin := time.Now()
-	w, err := worker.Start(c.client, c.store, worker.Options{Log: log})
+	w, err := worker.Start(c.client, c.store, worker.Options{Namespace: t.namespace, Log: log})
 	if err != nil {
 		return f, err
 	}

@@ -83,7 +83,7 @@ func launch(ctx context.Context, c client.Client, id string, given map[string]js
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 		ID: id, TaskQueue: workflows.QueueCPU, WorkflowExecutionErrorWhenAlreadyStarted: true,
 		StaticSummary: fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed),
-	}, workflows.Experiment, json.RawMessage(raw))
+	}, "Experiment", json.RawMessage(raw)) // by name and with one argument, as the Temporal UI starts it
 	var started *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &started) {
 		return nil, fmt.Errorf("a run named %q is going on; give another --id", id)

@@ -38,7 +38,7 @@ func devCommand(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w, err := worker.Start(c.client, c.store, worker.Options{Log: log})
+			w, err := worker.Start(c.client, c.store, worker.Options{Namespace: t.namespace, Log: log})
 			if err != nil {
 				return errors.Join(err, c.Close())
 			}
@@ -68,6 +68,7 @@ func workerCommand(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			o.Namespace = t.namespace
 			w, err := worker.Start(c.client, c.store, o)
 			if err != nil {
 				return errors.Join(err, c.Close())
