@@ -91,7 +91,7 @@ type batch struct {
 // of each size live at once.
 const (
 	scoreFloats    = 16 << 20
-	gradientFloats = 32 << 20
+	gradientFloats = 16 << 20
 	cacheFloats    = 64 << 20
 )
 
