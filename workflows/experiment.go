@@ -182,7 +182,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 	for ; e.Step < e.plan().Steps; e.Step++ {
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
-			return nil, workflow.NewContinueAsNewError(ctx, Experiment, nil, e.Carried)
+			return nil, workflow.NewContinueAsNewError(ctx, Experiment, json.RawMessage(nil), &e.Carried)
 		}
 		if err := e.phase(ctx, "training"); err != nil {
 			return nil, err
