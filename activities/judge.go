@@ -413,7 +413,7 @@ func (e *Evaluation) tally(v verified, level []int32, greedy bool) {
 		}
 		for _, s := range []*Score{&e.All, &e.Levels[at]} {
 			if greedy {
-				s.Greedy += float64(right) / float64(max(1, s.Problems)) // the sampled round has counted the problems
+				s.Greedy += float64(right)
 				continue
 			}
 			s.Problems++
@@ -428,15 +428,16 @@ func (e *Evaluation) tally(v verified, level []int32, greedy bool) {
 		}
 		e.Sampling = max(e.Sampling, n)
 	}
-	if greedy {
-		return
-	}
 	for i := range len(e.Levels) + 1 {
 		s := &e.All
 		if i > 0 {
 			s = &e.Levels[i-1]
 		}
-		n := float64(max(1, s.Problems))
+		n := float64(max(1, s.Problems)) // counted by the sampled round, which comes first
+		if greedy {
+			s.Greedy /= n
+			continue
+		}
 		s.PassAt1, s.PassAt8, s.PassAtK, s.ConsAtK = s.PassAt1/n, s.PassAt8/n, s.PassAtK/n, s.ConsAtK/n
 	}
 }
