@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/gradus-rl/gradus/policy"
 )
 
 // figure is one line of `gradus bench --output json`.
@@ -30,27 +34,25 @@ func (f figure) print(w io.Writer, output string) error {
 }
 
 func benchCommand(t *target) *cobra.Command {
-	return &cobra.Command{
-		Use:       "bench NAME",
-		Short:     "Measure: orchestration",
+	var backend string
+	cmd := &cobra.Command{
+		Use:       "bench orchestration|policy",
+		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration"},
+		ValidArgs: []string{"orchestration", "policy"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			given, err := planInput("grpo", []string{"steps=40"})
+			if err := t.checkOutput(); err != nil {
+				return err
+			}
+			measure := func() ([]figure, error) { return t.benchOrchestration(cmd.Context(), cmd.ErrOrStderr()) }
+			if args[0] == "policy" {
+				measure = func() ([]figure, error) { return benchPolicy(cmd.Context(), backend) }
+			}
+			figures, err := measure()
 			if err != nil {
 				return err
 			}
-			given["seed"] = []byte("1")
-			d, err := t.demo(cmd.Context(), given, cmd.ErrOrStderr(), io.Discard)
-			if err != nil {
-				return err
-			}
-			for _, f := range []figure{
-				{"orchestration/share", d.OrchestrationShare, "of step time", 0.05, d.OrchestrationShare <= 0.05},
-				{"orchestration/per-step", d.OrchestrationMS, "ms", 60, d.OrchestrationMS <= 60},
-				{"orchestration/history-bytes", d.HistoryBytesPerStep, "bytes/step", 10240, d.HistoryBytesPerStep <= 10240},
-				{"orchestration/history-events", d.HistoryEventsPerStep, "events/step", 60, d.HistoryEventsPerStep <= 60},
-			} {
+			for _, f := range figures {
 				if err := f.print(cmd.OutOrStdout(), t.output); err != nil {
 					return err
 				}
@@ -58,4 +60,60 @@ func benchCommand(t *target) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&backend, "backend", "go", "of bench policy: go, onnx or xla")
+	return cmd
+}
+
+// benchOrchestration runs the demo in a short form and says what the workflow
+// costs beside the stages' own work.
+func (t *target) benchOrchestration(ctx context.Context, progress io.Writer) ([]figure, error) {
+	given, err := planInput("grpo", []string{"steps=40", "seed=1"})
+	if err != nil {
+		return nil, err
+	}
+	d, err := t.demo(ctx, given, progress, io.Discard)
+	if err != nil {
+		return nil, err
+	}
+	return []figure{
+		atMost("orchestration/share", d.OrchestrationShare, "of step time", 0.05),
+		atMost("orchestration/per-step", d.OrchestrationMS, "ms", 60),
+		atMost("orchestration/history-bytes", d.HistoryBytesPerStep, "bytes/step", 10240),
+		atMost("orchestration/history-events", d.HistoryEventsPerStep, "events/step", 60),
+	}, nil
+}
+
+// benchPolicy measures update and sampling of the two models that the project
+// keeps figures of.
+func benchPolicy(ctx context.Context, backend string) ([]figure, error) {
+	b, err := policy.OpenBackend(backend)
+	if err != nil {
+		return nil, err
+	}
+	suffix, update, sample := "", 3000.0, 2500.0
+	if name, _, _ := strings.Cut(backend, ":"); name != "go" {
+		suffix, update, sample = "-"+name, 18000, 8000
+	}
+	small, err := policy.Bench(ctx, b, policy.Workloads()["small"], 5)
+	if err != nil {
+		return nil, err
+	}
+	demo, err := policy.Bench(ctx, b, policy.Workloads()["demo"], 20)
+	if err != nil {
+		return nil, err
+	}
+	return []figure{
+		atLeast("policy/update"+suffix, small.Update, "tokens/s", update),
+		atLeast("policy/sample"+suffix, small.Sample, "tokens/s", sample),
+		atLeast("policy/update-demo"+suffix, demo.Update, "tokens/s", 20000),
+		atLeast("policy/sample-demo"+suffix, demo.Sample, "tokens/s", 30000),
+	}, nil
+}
+
+func atLeast(name string, value float64, unit string, goal float64) figure {
+	return figure{name, value, unit, goal, value >= goal}
+}
+
+func atMost(name string, value float64, unit string, goal float64) figure {
+	return figure{name, value, unit, goal, value <= goal}
 }
