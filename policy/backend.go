@@ -14,8 +14,9 @@ import (
 // Engine and every gradient shard of a Trainer opens its own, so that they run
 // side by side without sharing buffers or workers.
 type Backend struct {
-	spec string
-	open func() (compute.Backend, error)
+	spec   string
+	open   func() (compute.Backend, error)
+	fenced bool // graphs need fences; see fence
 }
 
 // OpenBackend selects a backend:
@@ -39,7 +40,8 @@ func OpenBackend(spec string) (*Backend, error) {
 		if options != "" {
 			return nil, fmt.Errorf("open backend %q: the go backend takes no options", spec)
 		}
-		b.open = func() (compute.Backend, error) { return gobackend.New("ops_sequential") }
+		b.open = func() (compute.Backend, error) { return gobackend.New("ops_sequential,creation_order") }
+		b.fenced = true
 	case "onnx":
 		b.open = func() (compute.Backend, error) { return openONNX(options) }
 	case "xla":
@@ -53,6 +55,11 @@ func OpenBackend(spec string) (*Backend, error) {
 	}
 	probe.Finalize()
 	return b, nil
+}
+
+// decoder builds the graphs of an architecture for this backend.
+func (b *Backend) decoder(c Config, differentiable bool) decoder {
+	return decoder{Config: c, differentiable: differentiable, fenced: b.fenced}
 }
 
 // String is the specification the backend was opened with.

@@ -28,6 +28,55 @@ import (
 type decoder struct {
 	Config
 	differentiable bool // gradients will be asked for
+	fenced         bool // the graph needs fences
+	fence          *fence
+}
+
+// begin starts a graph, which fence.close must end.
+func (d decoder) begin() decoder {
+	if d.fenced {
+		d.fence = &fence{}
+	}
+	return d
+}
+
+// fence makes the Go backend leave its vector unit in a clean state after
+// every product. Its AVX kernels do not reset the upper halves of the
+// registers, and as long as these are in use every scalar floating-point
+// instruction waits for the one before it: Exp and the like then take three to
+// four times as long (measured on Zen). There is no operation that resets the
+// registers, but copying more than 2 KiB does, on the way.
+//
+// So a fence copies a constant after each product. That the copy follows its
+// product, and is followed by what uses the product, is the backend's order of
+// execution: the order of creation. Each fence hangs on the last, and a result
+// of the graph on the last of all.
+type fence struct {
+	constant, last *Node
+}
+
+// fenceFloats is the size of the copy; runtime.memmove uses AVX above 2 KiB.
+const fenceFloats = 768
+
+// after fences a product and returns it. Without a fence it does nothing.
+func (f *fence) after(product *Node) *Node {
+	switch {
+	case f == nil:
+	case f.last == nil:
+		f.constant = Const(product.Graph(), make([]float32, fenceFloats))
+		f.last = SchedulingBarrier(f.constant, product)
+	default:
+		f.last = SchedulingBarrier(f.constant, product, f.last)
+	}
+	return product
+}
+
+// close ties the fences to a result, so that they are executed.
+func (f *fence) close(results []*Node) []*Node {
+	if f != nil && f.last != nil {
+		results[0] = SchedulingBarrier(results[0], f.last)
+	}
+	return results
 }
 
 // block is the weights of one layer, split for the graph.
@@ -93,8 +142,8 @@ func (d decoder) newStream(prompts, samples int, cos, sin *Node) stream {
 	half, sequences := d.HeadDim()/2, s.sequences()
 	scale := 1 / math.Sqrt(float64(d.HeadDim()))
 	spread := func(table *Node, heads int) *Node {
-		all := repeat(Reshape(table, half, 1, s.length), sequences) // [dh/2, sequences, length]
-		all = repeat(Reshape(all, 1, 1, half*sequences*s.length), heads)
+		all := d.repeat(Reshape(table, half, 1, s.length), sequences) // [dh/2, sequences, length]
+		all = d.repeat(Reshape(all, 1, 1, half*sequences*s.length), heads)
 		return Reshape(all, heads*half, sequences*s.length)
 	}
 	s.keyCos, s.keySin = spread(cos, d.NumKeyValueHeads), spread(sin, d.NumKeyValueHeads)
@@ -198,7 +247,7 @@ func (d decoder) attend(query *Node, segments ...segment) *Node {
 	var total, sum *Node
 	for i, s := range segments {
 		batch, length := s.key.Shape().Dim(0), s.key.Shape().Dim(2)
-		weight := Exp(Sub(scores[i], dot(peak, Ones(g, shapes.Make(dtypes.Float32, 1, length)))))
+		weight := Exp(Sub(scores[i], d.dot(peak, Ones(g, shapes.Make(dtypes.Float32, 1, length)))))
 		mass := d.productT(weight, Ones(g, shapes.Make(dtypes.Float32, 1, length))) // [R, 1]
 		mixed := Reshape(d.productT(Reshape(weight, batch, rows/batch, length), s.value), rows, dh)
 		if sum == nil {
@@ -241,12 +290,12 @@ func (d decoder) logits(net network, x, temperature *Node) *Node {
 func (d decoder) statistics(logits, targets *Node) (logprob, entropy *Node) {
 	vocabulary := Ones(logits.Graph(), shapes.Make(dtypes.Float32, 1, d.VocabSize))
 	peak := StopGradient(Reshape(ReduceMax(logits, 0), 1, -1))
-	z := Sub(logits, dot(transposed(vocabulary), peak))
+	z := Sub(logits, d.dot(transposed(vocabulary), peak))
 	e := Exp(z)
 	sum := d.product(vocabulary, e)
 	logSum := Log(sum)
 	logprob = Sub(d.product(vocabulary, Mul(z, d.oneHot(targets))), logSum)
-	entropy = StopGradient(Sub(logSum, Div(dot(vocabulary, Mul(z, e)), sum)))
+	entropy = StopGradient(Sub(logSum, Div(d.dot(vocabulary, Mul(z, e)), sum)))
 	return logprob, entropy
 }
 
@@ -256,7 +305,7 @@ func (d decoder) causal(g *Graph, s stream) *Node {
 	shape := shapes.Make(dtypes.Int32, s.length, s.length)
 	later := ConvertDType(GreaterThan(Iota(g, shape, 1), Iota(g, shape, 0)), dtypes.Float32)
 	rows := d.NumAttentionHeads * s.sequences()
-	all := repeat(Reshape(MulScalar(later, masked), 1, 1, s.length*s.length), rows)
+	all := d.repeat(Reshape(MulScalar(later, masked), 1, 1, s.length*s.length), rows)
 	return Reshape(all, rows*s.length, s.length)
 }
 
@@ -265,26 +314,26 @@ func (d decoder) causal(g *Graph, s stream) *Node {
 func (d decoder) hide(bias *Node, s stream) *Node {
 	length := bias.Shape().Dim(1)
 	perPrompt := s.samples * d.NumAttentionHeads / d.NumKeyValueHeads * s.length
-	all := repeat(Reshape(bias, s.prompts, 1, length), perPrompt)
-	all = repeat(Reshape(all, 1, 1, s.prompts*perPrompt*length), d.NumKeyValueHeads)
+	all := d.repeat(Reshape(bias, s.prompts, 1, length), perPrompt)
+	all = d.repeat(Reshape(all, 1, 1, s.prompts*perPrompt*length), d.NumKeyValueHeads)
 	return Reshape(all, -1, length)
 }
 
 // repeat copies [B, 1, M] to [B, times, M].
-func repeat(x *Node, times int) *Node {
-	return dot(Ones(x.Graph(), shapes.Make(dtypes.Float32, x.Shape().Dim(0), times, 1)), x)
+func (d decoder) repeat(x *Node, times int) *Node {
+	return d.dot(Ones(x.Graph(), shapes.Make(dtypes.Float32, x.Shape().Dim(0), times, 1)), x)
 }
 
 // dot is a·b of matrices, or of equally many matrices in leading batch axes.
-func dot(a, b *Node) *Node {
+func (d decoder) dot(a, b *Node) *Node {
 	rank := a.Rank()
-	return DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 2}, leading(rank))
+	return d.fence.after(DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 2}, leading(rank)))
 }
 
 // dotT is a·bᵀ.
-func dotT(a, b *Node) *Node {
+func (d decoder) dotT(a, b *Node) *Node {
 	rank := a.Rank()
-	return DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 1}, leading(rank))
+	return d.fence.after(DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 1}, leading(rank)))
 }
 
 // leading is the batch axes of a stack of matrices.
@@ -307,12 +356,12 @@ func (d decoder) product(a, b *Node) *Node { return d.project(b, a)[0] }
 // productT is a·bᵀ with gradients da = dc·b and db = dcᵀ·a.
 func (d decoder) productT(a, b *Node) *Node {
 	if !d.differentiable {
-		return dotT(a, b)
+		return d.dotT(a, b)
 	}
 	var adjoint *Node
-	left := IdentityWithCustomGradient(a, func(_, _ *Node) *Node { return dot(adjoint, b) })
-	right := IdentityWithCustomGradient(b, func(_, _ *Node) *Node { return dot(transposed(adjoint), a) })
-	return IdentityWithCustomGradient(dotT(left, right), func(_, v *Node) *Node {
+	left := IdentityWithCustomGradient(a, func(_, _ *Node) *Node { return d.dot(adjoint, b) })
+	right := IdentityWithCustomGradient(b, func(_, _ *Node) *Node { return d.dot(transposed(adjoint), a) })
+	return IdentityWithCustomGradient(d.dotT(left, right), func(_, v *Node) *Node {
 		adjoint = v
 		return v
 	})
@@ -328,7 +377,7 @@ func (d decoder) project(x *Node, weights ...*Node) []*Node {
 	results := make([]*Node, len(weights))
 	if !d.differentiable {
 		for i, w := range weights {
-			results[i] = dot(w, x)
+			results[i] = d.dot(w, x)
 		}
 		return results
 	}
@@ -339,16 +388,16 @@ func (d decoder) project(x *Node, weights ...*Node) []*Node {
 			switch {
 			case adjoints[i] == nil:
 			case sum == nil:
-				sum = dot(transposed(w), adjoints[i])
+				sum = d.dot(transposed(w), adjoints[i])
 			default:
-				sum = Add(sum, dot(transposed(w), adjoints[i]))
+				sum = Add(sum, d.dot(transposed(w), adjoints[i]))
 			}
 		}
 		return sum
 	})
 	for i, w := range weights {
-		left := IdentityWithCustomGradient(w, func(_, _ *Node) *Node { return dotT(adjoints[i], x) })
-		results[i] = IdentityWithCustomGradient(dot(left, right), func(_, v *Node) *Node {
+		left := IdentityWithCustomGradient(w, func(_, _ *Node) *Node { return d.dotT(adjoints[i], x) })
+		results[i] = IdentityWithCustomGradient(d.dot(left, right), func(_, v *Node) *Node {
 			adjoints[i] = v
 			return v
 		})
@@ -439,7 +488,7 @@ func (d decoder) step(net network, inputs []*Node, padded bool) []*Node {
 		hidden, rest = d.hide(rest[0], s), rest[1:]
 	}
 	rows := d.NumAttentionHeads * s.sequences()
-	unfilled = Reshape(repeat(unfilled, rows), rows, -1)
+	unfilled = Reshape(d.repeat(unfilled, rows), rows, -1)
 	layers := len(net.blocks)
 	past := make([][]segment, layers)
 	for i := range past {

@@ -35,7 +35,7 @@ func NewEngine(b *Backend, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
-	e := &Engine{device: device, decoder: decoder{Config: c}, slots: c.slots()}
+	e := &Engine{device: device, decoder: b.decoder(c, false), slots: c.slots()}
 	for i, padded := range []bool{false, true} {
 		var errs [3]error
 		e.prefill[i], errs[0] = newProgram(device, "prefill", e.buildPrefill(padded))
@@ -224,9 +224,9 @@ func (e *Engine) scoreBatch(b batch, rows []Row, temperature float64, result []S
 
 func (e *Engine) buildScore(padded bool) func([]*graph.Node) []*graph.Node {
 	return func(inputs []*graph.Node) []*graph.Node {
-		net := e.decoder.network(inputs)
-		in, _ := e.decoder.batchInputs(inputs[len(e.slots):], padded)
-		logprob, entropy := e.decoder.forward(net, in)
-		return []*graph.Node{logprob, entropy}
+		d := e.decoder.begin()
+		in, _ := d.batchInputs(inputs[len(e.slots):], padded)
+		logprob, entropy := d.forward(d.network(inputs), in)
+		return d.fence.close([]*graph.Node{logprob, entropy})
 	}
 }

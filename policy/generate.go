@@ -410,18 +410,19 @@ func powerOfTwo(n int) int {
 
 func (e *Engine) buildPrefill(padded bool) func([]*graph.Node) []*graph.Node {
 	return func(inputs []*graph.Node) []*graph.Node {
-		net, in := e.decoder.network(inputs), inputs[len(e.slots):]
+		d, in := e.decoder.begin(), inputs[len(e.slots):]
 		var bias *graph.Node
 		if padded {
 			bias = in[3]
 		}
-		keys, values := e.decoder.prompt(net, in[0], in[1], in[2], bias)
-		return append(keys, values...)
+		keys, values := d.prompt(d.network(inputs), in[0], in[1], in[2], bias)
+		return d.fence.close(append(keys, values...))
 	}
 }
 
 func (e *Engine) buildStep(padded bool) func([]*graph.Node) []*graph.Node {
 	return func(inputs []*graph.Node) []*graph.Node {
-		return e.decoder.step(e.decoder.network(inputs), inputs[len(e.slots):], padded)
+		d := e.decoder.begin()
+		return d.fence.close(d.step(d.network(inputs), inputs[len(e.slots):], padded))
 	}
 }

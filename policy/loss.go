@@ -50,9 +50,10 @@ func loss(logprob *Node, in lossInputs) *Node {
 // gradients builds an update's graph: the loss, the tokens' log-probabilities
 // and entropies, and the gradient of the loss by the weights.
 func (d decoder) gradients(inputs []*Node, slots int, padded bool) []*Node {
+	d = d.begin()
 	net := d.network(inputs)
 	in, rest := d.batchInputs(inputs[slots:], padded)
 	logprob, entropy := d.forward(net, in)
 	total := loss(logprob, lossInputs{rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6]})
-	return append([]*Node{total, logprob, entropy}, Gradient(total, inputs[:slots]...)...)
+	return d.fence.close(append([]*Node{total, logprob, entropy}, Gradient(total, inputs[:slots]...)...))
 }

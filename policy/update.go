@@ -208,7 +208,7 @@ func (t *Trainer) open(n int) error {
 			return err
 		}
 		s := &shard{device: device}
-		d := decoder{Config: t.state.Config, differentiable: true}
+		d := t.backend.decoder(t.state.Config, true)
 		slots := len(d.slots())
 		for i, padded := range []bool{false, true} {
 			s.gradients[i], err = newProgram(device, "gradients", func(inputs []*graph.Node) []*graph.Node {
