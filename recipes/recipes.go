@@ -68,17 +68,17 @@ func calls(names ...string) []datasets.Call {
 // learn on two cores.
 func baseline() Plan {
 	learning := policy.DefaultLearning()
-	learning.LearningRate = 5e-4
+	learning.LearningRate = 1.5e-3
 	learning.AdamBeta2 = 0.95
 	return Plan{
-		Steps: 100, Verifier: "numeric", Backend: "go",
+		Steps: 60, Verifier: "numeric", Backend: "go",
 		Families: []string{"running_sums"}, Levels: []int32{1, 2, 3, 4, 5, 6, 7, 8}, ProblemsPerLevel: 512,
 		Model: Model{HiddenSize: 64, IntermediateSize: 128, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 4, RopeTheta: 1000},
 		Warmup: Warmup{
 			MaxSteps: 400, MaxTokens: 4 << 20, BatchSize: 128, LearningRate: 2e-3,
 			Levels: []int32{1, 2, 3, 4}, Target: 0.35, Every: 5, MinSteps: 50,
 		},
-		PromptsPerStep: 32, NumGenerations: 8, MaxRolloutRounds: 1, ShortBatch: "train", RolloutShards: 2,
+		PromptsPerStep: 256, NumGenerations: 8, MaxRolloutRounds: 1, ShortBatch: "train", RolloutShards: 2,
 		Sampling:   policy.Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 16},
 		Learning:   learning,
 		Evaluation: Evaluation{ProblemsPerLevel: 32, NumGenerations: 8},
@@ -86,6 +86,17 @@ func baseline() Plan {
 		Assess:     datasets.Call{Stage: curriculum.PassRate.Name},
 		Select:     calls(sampling.DynamicFilter.Name, sampling.GRPOAdvantage.Name),
 	}
+}
+
+// ownProblems sets what fits problems of the user's own better than the
+// built-in ones: room for an answer in words, and a batch and a warm-up that
+// longer texts can afford.
+func (p *Plan) ownProblems() {
+	p.Sampling.MaxCompletionLength = 256
+	p.PromptsPerStep = 32
+	p.Learning.LearningRate = 5e-4
+	p.Warmup.MaxTokens, p.Warmup.MinSteps = 1<<20, 5
+	p.Evaluation.ProblemsPerLevel = 64
 }
 
 // validateStages proves that every stage exists, accepts its parameters, and

@@ -18,7 +18,8 @@ import (
 // A key is a field of Plan, a field of its sampling or learning section (so
 // that {"learning_rate": 1e-4} works as in TRL), or a parameter of one of the
 // recipe's stages; a dot reaches into a section ("warmup.target") or a stage
-// ("grpo.advantage.scale_rewards"). Whatever else stands there is an error
+// ("grpo.advantage.scale_rewards"). With "problems" the defaults are those for
+// longer texts. Whatever else stands there is an error
 // that names it, and no part of a refused input is applied.
 func Resolve(raw []byte) (Plan, error) {
 	var given map[string]json.RawMessage
@@ -38,6 +39,9 @@ func Resolve(raw []byte) (Plan, error) {
 		return Plan{}, err
 	}
 	p := recipe.Plan
+	if own, ok := given["problems"]; ok && string(own) != `""` {
+		p.ownProblems()
+	}
 	keys := slices.Sorted(maps.Keys(given))
 	// Stage lists first: other keys may be parameters of their stages.
 	slices.SortStableFunc(keys, func(a, b string) int { return rank(a) - rank(b) })

@@ -121,7 +121,8 @@ func Experiment(ctx workflow.Context, given json.RawMessage, carried *Carried) (
 
 type experiment struct {
 	Carried
-	id activities.Run
+	id    activities.Run
+	shown time.Time // when the search attributes of the step were last set
 }
 
 func (e *experiment) plan() *recipes.Plan { return &e.Resolved.Plan }
@@ -326,6 +327,12 @@ func (e *experiment) step(ctx workflow.Context) error {
 	e.Result.Completions += int64(m["completions"])
 	e.Result.Tokens += int64(m["num_tokens"])
 	e.Result.Trained += int64(updated.Metrics["trained"])
+	// The visibility store is no log: short steps share an entry.
+	now := workflow.Now(ctx)
+	if now.Sub(e.shown) < 5*time.Second && e.Step+1 < p.Steps {
+		return nil
+	}
+	e.shown = now
 	return workflow.UpsertTypedSearchAttributes(ctx, AttributeStep.ValueSet(int64(e.Step+1)), AttributePassRate.ValueSet(m["pass_rate"]))
 }
 

@@ -56,7 +56,7 @@ func demoCommand(t *target) *cobra.Command {
 				return err
 			}
 			given["seed"] = fmt.Appendf(nil, "%d", seed)
-			if _, ok := given["steps"]; !ok {
+			if steps > 0 {
 				given["steps"] = fmt.Appendf(nil, "%d", steps)
 			}
 			figures, err := t.demo(cmd.Context(), given, cmd.ErrOrStderr(), cmd.OutOrStdout())
@@ -70,12 +70,9 @@ func demoCommand(t *target) *cobra.Command {
 		},
 	}
 	cmd.Flags().Uint64Var(&seed, "seed", 1, "seed of all randomness")
-	cmd.Flags().IntVar(&steps, "steps", demoSteps, "training steps")
+	cmd.Flags().IntVar(&steps, "steps", 0, "training steps (default: the recipe's)")
 	return cmd
 }
-
-// demoSteps is enough for the default policy to go from the first levels to all.
-const demoSteps = 200
 
 func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, progress, out io.Writer) (f demoFigures, err error) {
 	log, file, err := t.fileLog()
