@@ -2,10 +2,10 @@ package policy
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"slices"
-	"unsafe"
 )
 
 // bucket rounds n up to a multiple of an eighth of the power of two below it:
@@ -26,13 +26,17 @@ type group struct {
 func groups(n int, row func(i int) (prompt []int32, completion int)) []group {
 	var all []group
 	index := make(map[string]int, n)
+	var key []byte
 	for i := range n {
 		prompt, length := row(i)
-		key := unsafe.String((*byte)(unsafe.Pointer(unsafe.SliceData(prompt))), 4*len(prompt))
-		g, ok := index[key]
+		key = key[:0]
+		for _, id := range prompt {
+			key = binary.LittleEndian.AppendUint32(key, uint32(id))
+		}
+		g, ok := index[string(key)]
 		if !ok {
 			g = len(all)
-			index[key] = g
+			index[string(key)] = g
 			all = append(all, group{prompt: prompt})
 		}
 		all[g].rows = append(all[g].rows, i)

@@ -30,8 +30,9 @@ type Learning struct {
 	// LossType is the normalisation of the summed token losses:
 	//
 	//	grpo      mean over completions of the mean over a completion's tokens
-	//	bnpo      mean over the active tokens of a mini-batch's shard
-	//	dapo      mean over the active tokens of the whole mini-batch
+	//	bnpo      mean over the active tokens of the mini-batch; TRL takes those of a
+	//	          device's part of it, which is no property of the plan
+	//	dapo      mean over the active tokens of the mini-batch
 	//	dr_grpo   sum / (completions · max_completion_length)
 	LossType string `json:"loss_type"`
 	// Epsilon is ε of the clipped objective; the ratio is bounded to [1−epsilon, 1+epsilon_high].
