@@ -74,7 +74,7 @@ func TestBatchesHoldEveryRowOnce(t *testing.T) {
 }
 
 func TestWidth(t *testing.T) {
-	group := func(prompt, rows, longest int) group {
+	with := func(prompt, rows, longest int) group {
 		return group{make([]int32, prompt), make([]int, rows), longest}
 	}
 	for name, test := range map[string]struct {
@@ -82,12 +82,12 @@ func TestWidth(t *testing.T) {
 		shards int
 		want   int
 	}{
-		"equal groups share their prompts":          {[]group{group(10, 8, 10), group(10, 8, 10)}, 2, 8},
-		"one group is cut for two shards":           {[]group{group(10, 8, 10)}, 2, 4},
-		"a group of one does not pad to eight":      {[]group{group(2, 8, 10), group(2, 1, 10), group(2, 1, 10)}, 1, 1},
-		"long prompts are worth padded places":      {[]group{group(100, 8, 10), group(100, 7, 10)}, 1, 8},
-		"more shards than rows ask for no more":     {[]group{group(10, 2, 10)}, 5, 1},
-		"supervised rows have prompts of their own": {[]group{group(10, 1, 5), group(10, 1, 5)}, 2, 1},
+		"equal groups share their prompts":          {[]group{with(10, 8, 10), with(10, 8, 10)}, 2, 8},
+		"one group is cut for two shards":           {[]group{with(10, 8, 10)}, 2, 4},
+		"a group of one does not pad to eight":      {[]group{with(2, 8, 10), with(2, 1, 10), with(2, 1, 10)}, 1, 1},
+		"long prompts are worth padded places":      {[]group{with(100, 8, 10), with(100, 7, 10)}, 1, 8},
+		"more shards than rows ask for no more":     {[]group{with(10, 2, 10)}, 5, 1},
+		"supervised rows have prompts of their own": {[]group{with(10, 1, 5), with(10, 1, 5)}, 2, 1},
 	} {
 		if got := width(test.all, test.shards); got != test.want {
 			t.Errorf("%s: %d, want %d", name, got, test.want)
