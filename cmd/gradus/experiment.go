@@ -238,6 +238,9 @@ func runCommand(t *target) *cobra.Command {
 				}
 				given["problems"] = quote(problems)
 			}
+			if err := storePolicy(ctx, c.store, given); err != nil {
+				return err
+			}
 			run, err := launch(ctx, c.client, id, given)
 			if err != nil {
 				return err

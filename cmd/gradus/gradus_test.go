@@ -293,8 +293,20 @@ func TestImportedProblems(t *testing.T) {
 	if r.Steps != 1 || r.After == nil {
 		t.Errorf("result %+v", r)
 	}
-	// A policy to go on from, and an evaluation of it.
-	again := runTest(t, c, "figs-2", tiny("problems="+name, "policy="+r.Policy.String(), "steps=1", "max_completion_length=48"))
+	// A policy to go on from, by way of a Hugging Face folder.
+	state, err := policy.LoadState(t.Context(), store, r.Policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(t.TempDir(), "policy")
+	if err := policy.WriteDir(folder, state); err != nil {
+		t.Fatal(err)
+	}
+	given := map[string]json.RawMessage{"policy": quote(folder)}
+	if err := storePolicy(t.Context(), store, given); err != nil {
+		t.Fatal(err)
+	}
+	again := runTest(t, c, "figs-2", tiny("problems="+name, "policy="+string(given["policy"]), "steps=1", "max_completion_length=48"))
 	if again.WarmSteps != 0 {
 		t.Errorf("a given policy was warmed up for %d steps", again.WarmSteps)
 	}
@@ -354,6 +366,7 @@ func TestCommands(t *testing.T) {
 		{[]string{"status", "--temporal", "127.0.0.1:1"}, "", "belong together"},
 		{[]string{"worker", "--role", "gpu", "--temporal", local.Temporal, "--store", "file://" + t.TempDir()}, "", `unknown role "gpu"`},
 		{[]string{"bench", "nothing"}, "", "nothing"},
+		{[]string{"policy", "import", "/nowhere", "--temporal", local.Temporal, "--store", "file://" + t.TempDir()}, "", "/nowhere"},
 		{[]string{"recipes", "--output", "xml", "show", "gpro"}, "", "unknown recipe"},
 	} {
 		var out bytes.Buffer

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
+)
+
+func policyCommand(t *target) *cobra.Command {
+	cmd := &cobra.Command{Use: "policy", Short: "Bring policies into the store and out of it"}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "export REF FOLDER",
+		Short: "Write a policy as a Hugging Face folder",
+		Args:  cobra.ExactArgs(2),
+		RunE: t.withStore(func(ctx context.Context, s datasets.Store, cmd *cobra.Command, args []string) error {
+			ref, err := datasets.ParseRef(args[0])
+			if err != nil {
+				return err
+			}
+			state, err := policy.LoadState(ctx, s, ref)
+			if err != nil {
+				return fmt.Errorf("policy %s: %w", ref, err)
+			}
+			return policy.WriteDir(args[1], state)
+		}),
+	}, &cobra.Command{
+		Use:   "import FOLDER",
+		Short: "Read a Hugging Face folder into the store and print its Ref",
+		Args:  cobra.ExactArgs(1),
+		RunE: t.withStore(func(ctx context.Context, s datasets.Store, cmd *cobra.Command, args []string) error {
+			ref, err := importPolicy(ctx, s, args[0])
+			if err == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), ref)
+			}
+			return err
+		}),
+	})
+	return cmd
+}
+
+func importPolicy(ctx context.Context, s datasets.Store, folder string) (datasets.Ref, error) {
+	state, err := policy.ReadDir(folder)
+	if err != nil {
+		return datasets.Ref{}, err
+	}
+	return policy.SaveState(ctx, s, state, datasets.Lineage{Stage: "policy.import", Version: 1})
+}
+
+// storePolicy replaces a folder given as "policy" by the Ref of its import.
+func storePolicy(ctx context.Context, s datasets.Store, given map[string]json.RawMessage) error {
+	var folder string
+	if json.Unmarshal(given["policy"], &folder) != nil {
+		return nil // absent or no text: for Resolve to judge
+	}
+	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+		return nil // a Ref
+	}
+	ref, err := importPolicy(ctx, s, folder)
+	if err != nil {
+		return err
+	}
+	given["policy"] = quote(ref.String())
+	return nil
+}
