@@ -71,7 +71,7 @@ func baseline() Plan {
 	learning.LearningRate = 1.5e-3
 	learning.AdamBeta2 = 0.95
 	return Plan{
-		Steps: 60, Verifier: "numeric", Backend: "go",
+		Steps: 150, Verifier: "numeric", Backend: "go",
 		Families: []string{"running_sums"}, Levels: []int32{1, 2, 3, 4, 5, 6, 7, 8}, ProblemsPerLevel: 512,
 		Model: Model{HiddenSize: 64, IntermediateSize: 128, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 4, RopeTheta: 1000},
 		Warmup: Warmup{
