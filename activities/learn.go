@@ -122,7 +122,8 @@ type UpdateInput struct {
 const TableMetrics = "metrics"
 
 // Update performs the policy update on the kept completions and tokens and
-// writes the step's metrics. A step that kept nothing leaves the policy as it is.
+// writes the step's metrics. A step that kept nothing leaves the policy as it
+// is; the first update starts with a fresh optimizer, whatever warmed it up.
 func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error) {
 	defer beat(ctx)()
 	plan, err := a.plan(ctx, in.Run)
@@ -133,7 +134,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		Learning policy.Learning
 		Backend  string
 	}{plan.Learning, plan.Backend})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	done, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		batch, err := a.batch(ctx, in)
 		if err != nil {
 			return datasets.Result{}, err
@@ -150,7 +151,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 					return datasets.Result{}, err
 				}
 			}
-			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Step == 0, l, func(t *policy.Trainer, _ *policy.Tokenizer) error {
+			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Policy.Hash == in.Reference.Hash, l, func(t *policy.Trainer, _ *policy.Tokenizer) error {
 				m, err := t.Update(ctx, batch, plan.Learning)
 				if err != nil {
 					return err
@@ -179,9 +180,6 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		if err != nil {
 			return datasets.Result{}, err
 		}
-		if err := a.recordStep(ctx, in, out, table); err != nil {
-			return datasets.Result{}, err
-		}
 		r := datasets.Result{Tables: map[string]datasets.Ref{TablePolicy: out, TableMetrics: table}, Metrics: map[string]float64{"trained": float64(trained)}}
 		for _, n := range []string{"loss", "grad_norm", "kl", "learning_rate"} {
 			if v, ok := metrics[n]; ok {
@@ -190,6 +188,11 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		}
 		return r, nil
 	})
+	if err != nil {
+		return Output{}, err
+	}
+	// A run has a record of its own of every step, also of one whose update it reuses.
+	return done, classify(a.recordStep(ctx, in, done.Tables[TablePolicy], done.Tables[TableMetrics]))
 }
 
 // updateMetrics are the figures of an update under TRL's names.

@@ -72,20 +72,11 @@ func dataCommand(t *target) *cobra.Command {
 	return cmd
 }
 
-// withStore connects, and starts the local stack for the while where none runs.
+// withStore is run for commands that need the store alone.
 func (t *target) withStore(do func(context.Context, datasets.Store, *cobra.Command, []string) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
-		log, file, err := t.fileLog()
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		c, err := t.connect(cmd.Context(), true, cmd.ErrOrStderr(), log)
-		if err != nil {
-			return err
-		}
-		return errors.Join(do(cmd.Context(), c.store, cmd, args), c.Close())
-	}
+	return t.run(true, func(ctx context.Context, c *connection, cmd *cobra.Command, args []string) error {
+		return do(ctx, c.store, cmd, args)
+	})
 }
 
 // importFile imports and publishes a file of problems and returns its name.

@@ -312,18 +312,7 @@ func statusCommand(t *target) *cobra.Command {
 		Use:   "status [RUN]",
 		Short: "List experiments, or show where one stands",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			log, file, err := t.fileLog()
-			if err != nil {
-				return err
-			}
-			defer file.Close()
-			c, err := t.connect(ctx, false, cmd.ErrOrStderr(), log)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
+		RunE: t.run(false, func(ctx context.Context, c *connection, cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return listRuns(ctx, c.client, cmd.OutOrStdout())
 			}
@@ -336,7 +325,7 @@ func statusCommand(t *target) *cobra.Command {
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), s.Markdown())
 			return err
-		},
+		}),
 	}
 }
 

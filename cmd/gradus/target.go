@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -44,10 +45,24 @@ type connection struct {
 
 func (c *connection) Close() error {
 	c.client.Close()
-	if c.owned {
-		return c.stack.Stop()
+	return c.stop()
+}
+
+// run is a command's body over a connection; with start, the local stack is
+// started for the while where none runs.
+func (t *target) run(start bool, do func(context.Context, *connection, *cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		log, file, err := t.fileLog()
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		c, err := t.connect(cmd.Context(), start, cmd.ErrOrStderr(), log)
+		if err != nil {
+			return err
+		}
+		return errors.Join(do(cmd.Context(), c, cmd, args), c.Close())
 	}
-	return nil
 }
 
 func (t *target) checkOutput() error {
