@@ -145,7 +145,15 @@ func (s *S3) Put(ctx context.Context, key string, data []byte) error {
 func (s *S3) PutOnce(ctx context.Context, key string, data []byte) error {
 	var o minio.PutObjectOptions
 	o.SetMatchETagExcept("*")
-	return s.put(ctx, "put once", key, data, o)
+	err := s.put(ctx, "put once", key, data, o)
+	if errors.Is(err, ErrUnavailable) {
+		// A service may refuse and hang up before it has read a large body, and its
+		// answer is then lost with the connection. That the key exists says the same.
+		if _, found := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{}); found == nil {
+			return opError("put once", key, ErrExists)
+		}
+	}
+	return err
 }
 
 func (s *S3) put(ctx context.Context, op, key string, data []byte, o minio.PutObjectOptions) error {

@@ -253,3 +253,27 @@ func TestS3Answers(t *testing.T) {
 		})
 	}
 }
+
+// A service that refuses a conditional PUT before it has read the body, and
+// hangs up, loses its answer: that the key exists must still come out.
+func TestS3LostRefusal(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+			return // the bucket and the key are there
+		}
+		connection, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			connection.Close()
+		}
+	}))
+	defer server.Close()
+	s, err := datasets.OpenS3(t.Context(), datasets.S3Config{Endpoint: server.URL, Bucket: "bucket", AccessKey: "a", SecretKey: "b"})
+	noError(t, err)
+	if err := s.PutOnce(t.Context(), "key", make([]byte, 8<<20)); !errors.Is(err, datasets.ErrExists) {
+		t.Errorf("error %v, want %v", err, datasets.ErrExists)
+	}
+	if err := s.Put(t.Context(), "key", make([]byte, 8<<20)); !errors.Is(err, datasets.ErrUnavailable) {
+		t.Errorf("error %v of a plain put, want %v", err, datasets.ErrUnavailable)
+	}
+}
