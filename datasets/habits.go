@@ -20,7 +20,10 @@ type Habit struct {
 }
 
 // Habits returns the habits that [ImportJSONL] knows. A file has the first one whose
-// keys its first row has.
+// keys its first row has. Rows of all habits may have id, level, source and verifier,
+// hints written beforehand (knowledge_components_parts, planning_skeleton_parts and
+// solution_breakdown_parts, each a list of texts that add up), and rewrites of the
+// prompt prepared beforehand (simplified and diversified).
 func Habits() []Habit {
 	return []Habit{
 		{
@@ -166,7 +169,7 @@ func (e *fieldError) Error() string {
 // keys returns the row's keys, sorted.
 func (r row) keys() []string { return slices.Sorted(maps.Keys(r)) }
 
-// common reads what all habits may have: id, level, source and verifier.
+// common reads what all habits may have.
 func (r row) common(p *problem) (err error) {
 	if key := r.idKey(); key != "" {
 		if p.id, err = r.text(key); err != nil {
@@ -179,9 +182,27 @@ func (r row) common(p *problem) (err error) {
 	if p.verifier, err = r.optional("verifier"); err != nil {
 		return err
 	}
-	p.level, err = r.level()
-	return err
+	if p.level, err = r.level(); err != nil {
+		return err
+	}
+	for i, c := range hintColumns {
+		if p.hints[i], err = r.list(c.Name); err != nil {
+			return err
+		}
+	}
+	for i, c := range rewriteColumns {
+		if p.rewrites[i], err = r.optional(c.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// Columns that a problem set may lack, and that come from keys of the same name.
+var (
+	hintColumns    = [...]ListColumn[string]{KnowledgeParts, PlanningParts, SolutionParts}
+	rewriteColumns = [...]Column[string]{Simplified, Diversified}
+)
 
 // idKey is the key under which the row has its id, or "". The plain habit's own
 // export names it as the column is named.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -84,6 +85,8 @@ type problem struct {
 	id, source, prompt, answer, solution, verifier string
 	level                                          int32
 	steps                                          []string
+	hints                                          [len(hintColumns)][]string
+	rewrites                                       [len(rewriteColumns)]string
 }
 
 // ImportJSONL reads problems, one JSON object per line, from r into a problems table.
@@ -94,7 +97,8 @@ type problem struct {
 // A row is bad when it is not JSON, not UTF-8, longer than [MaxRow], lacks a field,
 // has an empty one, or repeats an id. The first bad row ends the import with a
 // [*RowError]; with SkipBad it becomes a [Reject] and the rest is read. A file without
-// one good row is an error either way, which the rejects accompany. The file is read
+// one good row is an error either way, which the rejects accompany. The columns of
+// hints and rewrites are in the table when a row has something there. The file is read
 // line by line: memory holds the good rows, the heads of the bad, and one line.
 func ImportJSONL(ctx context.Context, mem memory.Allocator, r io.Reader, name string, o ImportOptions) (*Table, []Reject, error) {
 	in := importer{file: name, options: o, ids: map[string]int{}}
@@ -227,20 +231,38 @@ func (in *importer) table(mem memory.Allocator) (*Table, error) {
 		}
 		return c.Of(v)
 	}
-	levels, steps := make([]int32, len(in.rows)), make([][]string, len(in.rows))
-	for i, p := range in.rows {
-		levels[i], steps[i] = p.level, p.steps
+	lists := func(c ListColumn[string], get func(*problem) []string) Data {
+		v := make([][]string, len(in.rows))
+		for i := range in.rows {
+			v[i] = get(&in.rows[i])
+		}
+		return c.OfSlices(v)
 	}
-	return NewTable(mem, KindProblems, Lineage{Stage: "import", Version: 1, Params: params},
+	levels := make([]int32, len(in.rows))
+	for i, p := range in.rows {
+		levels[i] = p.level
+	}
+	columns := []Data{
 		column(ProblemID, func(p *problem) string { return p.id }),
 		column(Source, func(p *problem) string { return p.source }),
 		Level.Of(levels),
 		column(Prompt, func(p *problem) string { return p.prompt }),
 		column(Answer, func(p *problem) string { return p.answer }),
 		column(Solution, func(p *problem) string { return p.solution }),
-		Steps.OfSlices(steps),
+		lists(Steps, func(p *problem) []string { return p.steps }),
 		column(Verifier, func(p *problem) string { return p.verifier }),
-	)
+	}
+	for i, c := range hintColumns {
+		if slices.ContainsFunc(in.rows, func(p problem) bool { return len(p.hints[i]) > 0 }) {
+			columns = append(columns, lists(c, func(p *problem) []string { return p.hints[i] }))
+		}
+	}
+	for i, c := range rewriteColumns {
+		if slices.ContainsFunc(in.rows, func(p problem) bool { return p.rewrites[i] != "" }) {
+			columns = append(columns, column(c, func(p *problem) string { return p.rewrites[i] }))
+		}
+	}
+	return NewTable(mem, KindProblems, Lineage{Stage: "import", Version: 1, Params: params}, columns...)
 }
 
 // lineReader cuts a stream into lines without ever holding more than MaxRow of one.

@@ -103,6 +103,69 @@ func TestImportOptions(t *testing.T) {
 	}
 }
 
+// hints is what a table has of the columns that problems may lack, by name; nil = the
+// column is not there.
+func hints(table *datasets.Table) map[string][]string {
+	out := map[string][]string{}
+	for _, c := range []datasets.ListColumn[string]{datasets.KnowledgeParts, datasets.PlanningParts, datasets.SolutionParts} {
+		if table.Has(c.Name) {
+			for i := range table.Rows() {
+				out[c.Name] = append(out[c.Name], strings.Join(c.Get(table).Row(i), "|"))
+			}
+		}
+	}
+	for _, c := range []datasets.Column[string]{datasets.Simplified, datasets.Diversified} {
+		if table.Has(c.Name) {
+			out[c.Name] = slices.Clone(c.Get(table))
+		}
+	}
+	return out
+}
+
+// Every habit takes hints and rewrites along. A column is there when a row has it.
+func TestImportHints(t *testing.T) {
+	f, err := os.Open("testdata/hints.jsonl")
+	noError(t, err)
+	defer f.Close()
+	table, _, err := datasets.ImportJSONL(t.Context(), checked(t), f, "hints.jsonl", datasets.ImportOptions{})
+	noError(t, err)
+	defer table.Release()
+	want := map[string][]string{
+		"knowledge_components_parts": {"A cube is a solid.|Its sides are squares.", ""},
+		"planning_skeleton_parts":    {"Count the sides of one.|Double them.", ""},
+		"solution_breakdown_parts":   {"A cube has 6 sides.|6*2 = 12", ""},
+		"simplified":                 {"One cube has 6 sides. How many have 2 cubes?", ""},
+	}
+	equal(t, "hints", want, hints(table))
+
+	var out bytes.Buffer
+	noError(t, datasets.WriteJSONL(&out, table, 0))
+	again, _, err := datasets.ImportJSONL(t.Context(), checked(t), &out, "again.jsonl", datasets.ImportOptions{})
+	noError(t, err)
+	defer again.Release()
+	equal(t, "hints read back", want, hints(again))
+	equal(t, "rows read back", rows(table), rows(again))
+
+	for name, row := range map[string]string{
+		"plain": `"prompt":"p","answer":"a"`,
+		"math":  `"problem":"p","answer":"a"`,
+		"gsm8k": `"question":"q","answer":"It is 5.\n#### 5"`,
+		"svamp": `"Body":"b","Question":"q","Answer":5`,
+	} {
+		for text, want := range map[string]map[string][]string{
+			"": {}, // tables of sets without them stay as they were
+			`,"diversified":"","planning_skeleton_parts":[],"simplified":null,"knowledge_components_parts":null`: {},
+			`,"diversified":"d"`:                   {"diversified": {"d", ""}},
+			`,"planning_skeleton_parts":["a","b"]`: {"planning_skeleton_parts": {"a|b", ""}},
+		} {
+			table, _, err := datasets.ImportJSONL(t.Context(), checked(t), strings.NewReader("{"+row+text+"}\n{"+row+"}"), name, datasets.ImportOptions{})
+			noError(t, err)
+			equal(t, name+text, want, hints(table))
+			table.Release()
+		}
+	}
+}
+
 const good = `{"prompt":"p","answer":"a"}` + "\n"
 
 func TestImportRefuses(t *testing.T) {
@@ -121,6 +184,9 @@ func TestImportRefuses(t *testing.T) {
 		"level":            {`{"prompt":"p","answer":"a","level":2.5}`, datasets.RowError{Line: 2, Field: "level", Want: "a whole number from 0 to 2147483647", Got: `"2.5"`}},
 		"level below zero": {`{"prompt":"p","answer":"a","level":-1}`, datasets.RowError{Line: 2, Field: "level", Want: "a whole number from 0 to 2147483647", Got: `"-1"`}},
 		"steps":            {`{"prompt":"p","answer":"a","steps":"one"}`, datasets.RowError{Line: 2, Field: "steps", Want: "a list of texts", Got: `"one"`}},
+		"hints":            {`{"prompt":"p","answer":"a","planning_skeleton_parts":"first"}`, datasets.RowError{Line: 2, Field: "planning_skeleton_parts", Want: "a list of texts", Got: `"first"`}},
+		"hint of numbers":  {`{"prompt":"p","answer":"a","solution_breakdown_parts":["a",2]}`, datasets.RowError{Line: 2, Field: "solution_breakdown_parts", Want: "a list of texts", Got: `["a",2]`}},
+		"rewrite":          {`{"prompt":"p","answer":"a","diversified":["d"]}`, datasets.RowError{Line: 2, Field: "diversified", Want: "text or a number", Got: `["d"]`}},
 		"UTF-8":            {"\n{\"prompt\":\"\xff\",\"answer\":\"a\"}", datasets.RowError{Line: 3, Want: "UTF-8", Got: "byte 0xff at position 12"}},
 		"10 MB":            {huge, datasets.RowError{Line: 2, Want: "a row of at most 8388608 bytes", Got: "10485786 bytes"}},
 		"same id":          {`{"prompt":"p","answer":"a","id":7}` + "\n" + `{"prompt":"q","answer":"b","id":"7"}`, datasets.RowError{Line: 3, Field: "id", Want: "an id of its own", Got: `"7", which line 2 has too`}},

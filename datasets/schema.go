@@ -10,13 +10,14 @@ import (
 // columns; a change of meaning makes a new version.
 const (
 	KindProblems    = "problems/1"    // one row per problem
-	KindProposals   = "proposals/1"   // one row per group posed
+	KindProposals   = "proposals/2"   // one row per group posed, or per hint tried on it
 	KindRollouts    = "rollouts/1"    // one row per completion
 	KindScores      = "scores/1"      // one row per completion, in the order of the rollouts
-	KindAssessments = "assessments/1" // one row per problem of the set: the curriculum's state
-	KindSelections  = "selections/1"  // one row per completion, trained on or not
+	KindAssessments = "assessments/2" // one row per problem of the set: the curriculum's state
+	KindSelections  = "selections/2"  // one row per completion, trained on or not
 	KindMetrics     = "metrics/1"     // one row per step and figure
 	KindEvaluations = "evaluations/1" // one row per completion of an evaluation
+	KindCurves      = "curves/1"      // one row per evaluation of a run in a race of recipes
 )
 
 // What a problem is.
@@ -29,6 +30,14 @@ var (
 	Solution  = Column[string]{"solution"}  // worked solution, "" = none
 	Steps     = ListColumn[string]{"steps"} // the solution's steps, may be empty
 	Verifier  = Column[string]{"verifier"}  // name of its verifier, "" = by recipe
+
+	// Hints written beforehand, each a list of parts that add up (Scaf-GRPO's data set).
+	KnowledgeParts = ListColumn[string]{"knowledge_components_parts"}
+	PlanningParts  = ListColumn[string]{"planning_skeleton_parts"}
+	SolutionParts  = ListColumn[string]{"solution_breakdown_parts"}
+	// Rewrites of the prompt prepared beforehand, "" = none.
+	Simplified  = Column[string]{"simplified"}
+	Diversified = Column[string]{"diversified"}
 )
 
 // How a problem is posed and tried.
@@ -36,10 +45,13 @@ var (
 	Group          = Column[int32]{"group"}              // number of the group within the step: tries of one prompt
 	Sample         = Column[int32]{"sample"}             // number of the try within the group
 	ProblemIndex   = Column[int32]{"index"}              // row in the problem set
-	Origin         = Column[string]{"origin"}            // original, simplified, diversified, hinted or replayed
+	Origin         = Column[string]{"origin"}            // original, simplified, diversified, hinted; request = a text asked of the policy, no answer
 	Parent         = Column[string]{"parent"}            // problem it was made from, "" = none
 	HintLevel      = Column[int32]{"hint_level"}         // how much of the solution is given, 0 = none
 	NumGenerations = Column[int32]{"num_generations"}    // tries to make
+	FirstSample    = Column[int32]{"first_sample"}       // number of the first of them within the group
+	Prefill        = Column[string]{"prefill"}           // given beginning of the answer: read by the policy after the prompt, and part of what is verified
+	Purpose        = Column[string]{"purpose"}           // of a request: what the text is for
 	PolicyVersion  = Column[string]{"policy"}            // hash of the policy that wrote the completion
 	PromptIDs      = ListColumn[int32]{"prompt_ids"}     // tokens of the prompt
 	CompletionIDs  = ListColumn[int32]{"completion_ids"} // tokens of the completion, the end token included
@@ -51,15 +63,23 @@ var (
 
 // How a completion is judged and used.
 var (
-	Reward     = Column[float64]{"reward"}      // of the verifier
-	Verdict    = Column[string]{"verdict"}      // correct, wrong, no_answer, timeout or error
-	Extracted  = Column[string]{"extracted"}    // the answer the verifier read
-	Advantage  = Column[float64]{"advantage"}   // of every token of the completion
-	Kept       = Column[bool]{"kept"}           // trained on
-	Reason     = Column[string]{"reason"}       // why it was not kept, "" when it was
-	TokensKept = Column[int32]{"tokens_kept"}   // tokens trained on
-	TokenMask  = ListColumn[bool]{"token_mask"} // per completion token: trained on; an absent column means all
-	Greedy     = Column[bool]{"greedy"}         // decoded at temperature 0
+	Reward     = Column[float64]{"reward"}    // of the verifier
+	Verdict    = Column[string]{"verdict"}    // correct, wrong, no_answer, timeout or error
+	Extracted  = Column[string]{"extracted"}  // the answer the verifier read
+	Advantage  = Column[float64]{"advantage"} // of every token of the completion
+	Kept       = Column[bool]{"kept"}         // trained on
+	Reason     = Column[string]{"reason"}     // why it was not kept, "" when it was
+	TokensKept = Column[int32]{"tokens_kept"} // tokens trained on
+	Greedy     = Column[bool]{"greedy"}       // decoded at temperature 0
+
+	// Per completion token: 0 = trained on, else why not, as sampling.TokenReason
+	// numbers it. An absent column means that all tokens of kept completions are.
+	TokenReasons   = ListColumn[int32]{"token_reasons"}
+	KLScale        = Column[float64]{"kl_scale"}     // factor of beta for the completion; absent = 1
+	OriginalPrompt = Column[bool]{"original_prompt"} // learnt under the group's prompt without hint; absent = false
+	// CAPO's prediction per completion token; absent = not made.
+	ObjectiveShift = ListColumn[float32]{"objective_shift"} // m_H
+	PolicyShift    = ListColumn[float32]{"policy_shift"}    // m_F
 )
 
 // What the curriculum knows about a problem.
@@ -71,6 +91,12 @@ var (
 	PassRateAverage = Column[float64]{"pass_rate_average"} // over visits, as the assessment averages
 	LastStep        = Column[int32]{"last_step"}           // step of the last visit, -1 = never
 	Bucket          = Column[string]{"bucket"}             // difficulty bucket by the assessment's names
+	PosteriorAlpha  = Column[float64]{"posterior_alpha"}   // Beta posterior of the pass rate
+	PosteriorBeta   = Column[float64]{"posterior_beta"}
+	Stagnation      = Column[int32]{"stagnation"}     // visits in a row without a better pass rate
+	HintNeeded      = Column[int32]{"hint_needed"}    // lowest hint level that solved it when a hint was last tried, 0 = none did
+	HintedStep      = Column[int32]{"hinted_step"}    // last step in which a hint solved it, -1 = never
+	GraduatedStep   = Column[int32]{"graduated_step"} // first step that solved it without a hint after one had, -1 = not yet
 )
 
 // Figures of a run in long form.
@@ -78,6 +104,21 @@ var (
 	Step  = Column[int32]{"step"}
 	Name  = Column[string]{"name"}
 	Value = Column[float64]{"value"}
+)
+
+// Learning curves of a race of recipes; costs are those of the training so far.
+var (
+	ClaimName       = Column[string]{"claim"}
+	Arm             = Column[string]{"arm"}
+	Seed            = Column[int32]{"seed"}
+	PassAt1         = Column[float64]{"pass_at_1"}
+	PassAt8         = Column[float64]{"pass_at_8"}
+	GreedyRate      = Column[float64]{"greedy_rate"}
+	Completions     = Column[int64]{"completions"}
+	TokensGenerated = Column[int64]{"tokens"}
+	TokensTrained   = Column[int64]{"tokens_trained"}
+	VerifierCalls   = Column[int64]{"verifier_calls"}
+	Seconds         = Column[float64]{"seconds"}
 )
 
 // Kind declares the columns of a kind of table. Their order here is their order in
@@ -91,15 +132,26 @@ type Kind struct {
 // Kinds returns all kinds.
 func Kinds() []Kind {
 	return []Kind{
-		{Name: KindProblems, Columns: []AnyColumn{ProblemID, Source, Level, Prompt, Answer, Solution, Steps, Verifier}},
-		{Name: KindProposals, Columns: []AnyColumn{Group, ProblemID, ProblemIndex, Level, Prompt, Answer, Verifier, Origin, Parent, HintLevel, NumGenerations}},
+		{Name: KindProblems, Columns: []AnyColumn{ProblemID, Source, Level, Prompt, Answer, Solution, Steps, Verifier, KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified},
+			Optional: names(KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified)},
+		{Name: KindProposals, Columns: []AnyColumn{Group, ProblemID, ProblemIndex, Level, Prompt, Answer, Verifier, Origin, Parent, HintLevel, NumGenerations, FirstSample, Prefill, Purpose}},
 		{Name: KindRollouts, Columns: []AnyColumn{Group, Sample, ProblemID, Level, Origin, Parent, HintLevel, PolicyVersion, PromptIDs, CompletionIDs, LogProbs, Entropies, Completion, FinishReason}},
 		{Name: KindScores, Columns: []AnyColumn{Reward, Verdict, Extracted}},
-		{Name: KindAssessments, Columns: []AnyColumn{ProblemID, Level, Visits, Attempts, Successes, PassRate, PassRateAverage, LastStep, Bucket}},
-		{Name: KindSelections, Columns: []AnyColumn{Group, Sample, ProblemID, Origin, Parent, HintLevel, PolicyVersion, Reward, Advantage, Kept, Reason, TokensKept, TokenMask}, Optional: []string{TokenMask.Name}},
+		{Name: KindAssessments, Columns: []AnyColumn{ProblemID, Level, Visits, Attempts, Successes, PassRate, PassRateAverage, LastStep, Bucket, PosteriorAlpha, PosteriorBeta, Stagnation, HintNeeded, HintedStep, GraduatedStep}},
+		{Name: KindSelections, Columns: []AnyColumn{Group, Sample, ProblemID, Origin, Parent, HintLevel, PolicyVersion, Reward, Advantage, Kept, Reason, TokensKept, TokenReasons, KLScale, OriginalPrompt, ObjectiveShift, PolicyShift},
+			Optional: names(TokenReasons, KLScale, OriginalPrompt, ObjectiveShift, PolicyShift)},
 		{Name: KindMetrics, Columns: []AnyColumn{Step, Name, Value}},
 		{Name: KindEvaluations, Columns: []AnyColumn{ProblemID, Level, Sample, Completion, Reward, Verdict, Greedy}},
+		{Name: KindCurves, Columns: []AnyColumn{ClaimName, Arm, Seed, Step, PassAt1, PassAt8, GreedyRate, Completions, TokensGenerated, TokensTrained, VerifierCalls, Seconds}},
 	}
+}
+
+func names(columns ...AnyColumn) []string {
+	out := make([]string, len(columns))
+	for i, c := range columns {
+		out[i] = c.String()
+	}
+	return out
 }
 
 // LookupKind returns the kind of that name, or an error that lists the kinds.

@@ -73,13 +73,13 @@ func TestOptionalColumn(t *testing.T) {
 	without, err := datasets.NewTable(mem, datasets.KindSelections, datasets.Lineage{}, columns...)
 	noError(t, err)
 	defer without.Release()
-	if _, err := datasets.TokenMask.Lookup(without); err == nil || !strings.Contains(err.Error(), `no column "token_mask"`) {
+	if _, err := datasets.TokenReasons.Lookup(without); err == nil || !strings.Contains(err.Error(), `no column "token_reasons"`) {
 		t.Errorf("look up an absent column: %v", err)
 	}
-	with, err := datasets.NewTable(mem, datasets.KindSelections, datasets.Lineage{}, append(columns, datasets.TokenMask.OfSlices([][]bool{{true, false, true}}))...)
+	with, err := datasets.NewTable(mem, datasets.KindSelections, datasets.Lineage{}, append(columns, datasets.TokenReasons.OfSlices([][]int32{{0, 2, 0}}))...)
 	noError(t, err)
 	defer with.Release()
-	equal(t, "mask", []bool{true, false, true}, datasets.TokenMask.Get(with).Row(0))
+	equal(t, "reasons", []int32{0, 2, 0}, datasets.TokenReasons.Get(with).Row(0))
 	equal(t, "kept", []bool{true}, datasets.Kept.Get(with))
 	if _, err := datasets.Concat(mem, with, without); err == nil {
 		t.Error("concat of different columns: no error")

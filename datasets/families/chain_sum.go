@@ -3,6 +3,8 @@ package families
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 )
 
 // chainSum asks for a sum of signed terms; the solution is its running results:
@@ -37,3 +39,24 @@ func chainSum(rng *rand.Rand, level int) Problem {
 	}
 	return problem(prompt+"=", fmt.Sprint(sum), steps)
 }
+
+// simplifyChainSum does the first half of the operations.
+func simplifyChainSum(p Problem) (string, bool) {
+	terms := signedTerms(p.Prompt)
+	half := (len(terms) - 1) / 2 // a sum has one operation less than terms
+	if half < 1 {
+		return "", false
+	}
+	sum := 0
+	for _, t := range terms[:half+1] {
+		n, err := strconv.Atoi(t)
+		if err != nil {
+			return "", false
+		}
+		sum += n
+	}
+	return fmt.Sprint(sum) + strings.Join(terms[half+1:], "") + "=", true
+}
+
+// diversifyChainSum puts the terms in another order.
+func diversifyChainSum(p Problem) (string, bool) { return commute(p.Prompt) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 // countdown asks for an expression that reaches a target with given numbers, each used at most once; the solution
@@ -109,4 +110,11 @@ func apply(a, b term, operator byte) term {
 		value: value, text: fmt.Sprintf("%s%c%s", left, operator, right), precedence: precedence,
 		steps: []string{fmt.Sprintf("%d%c%d=%d;", a.value, operator, b.value, value)},
 	}
+}
+
+// diversifyCountdown puts the numbers in another order.
+func diversifyCountdown(p Problem) (string, bool) {
+	target, numbers, ok := strings.Cut(strings.TrimSuffix(p.Prompt, "="), ":")
+	list, other := reorder(numbers, "")
+	return target + ":" + list + "=", ok && other
 }

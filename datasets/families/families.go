@@ -2,7 +2,8 @@
 //
 // A [Family] turns a random source and a level from 1 to 10 into a [Problem]: a short prompt in plain ASCII that ends
 // with a cue such as "=", its answer, and a worked solution. [Make] draws distinct problems of several families and
-// levels into a problem set, for one of three splits that never overlap.
+// levels into a problem set, for one of three splits that never overlap. [Rewrite] makes another problem with the same
+// answer out of one, without randomness.
 //
 // What a family draws depends on the random source alone, so equal seeds give equal problem sets, byte for byte.
 package families
@@ -36,6 +37,10 @@ type Family struct {
 
 	// Generate draws a problem. It uses no randomness but rng, and no state. The level must be from 1 to Levels.
 	Generate func(rng *rand.Rand, level int) Problem
+
+	// Prompts of problems with the same answer, see [Rewrite]; nil where the family's notation has none.
+	simplify  func(p Problem) (prompt string, ok bool) // with the first of the work done
+	diversify func(p Problem) (prompt string, ok bool) // put differently
 }
 
 // All returns every family, sorted by name.
@@ -48,35 +53,43 @@ func All() []Family {
 		}, {
 			Name: "chain_sum", Verifier: "numeric", Alphabet: "+-0123456789;=",
 			Doc:      "add and subtract; level k has k operations, on terms of 1 digit (k to 3), 2 (to 7) or 3",
-			Generate: chainSum,
+			Generate: chainSum, simplify: simplifyChainSum, diversify: diversifyChainSum,
 		}, {
 			Name: "countdown", Verifier: "countdown", Alphabet: "()*+,-/0123456789:;=",
 			Doc:      "reach a target with given numbers, each used at most once; level k gives 2+k/2 numbers below 10+5k",
-			Generate: countdown,
+			Generate: countdown, diversify: diversifyCountdown,
 		}, {
 			Name: "fractions", Verifier: "numeric", Alphabet: "+-/0123456789;=",
 			Doc:      "add and subtract fractions; level k has 2+(k-1)/3 terms with denominators up to 5+k",
-			Generate: fractions,
+			Generate: fractions, simplify: simplifyFractions, diversify: diversifyFractions,
 		}, {
 			Name: "gcd", Verifier: "numeric", Alphabet: "%(),0123456789;=cdg",
 			Doc:      "greatest common divisor; level k takes k divisions of Euclid's algorithm",
-			Generate: gcd,
+			Generate: gcd, simplify: simplifyGCD, diversify: diversifyGCD,
 		}, {
 			Name: "linear_equation", Verifier: "numeric", Alphabet: "()+-0123456789;=x",
 			Doc:      "solve ax+b=c (level k to 3), ax+b=cx+d (to 6) or a(x+b)=cx+d; numbers grow with k",
-			Generate: linearEquation,
+			Generate: linearEquation, simplify: simplifyLinearEquation, diversify: diversifyLinearEquation,
 		}, {
 			Name: "modular_power", Verifier: "numeric", Alphabet: "%0123456789;=^",
 			Doc:      "a power modulo m; level k has an exponent of k+1 bits and a modulus below 20+10k",
-			Generate: modularPower,
+			Generate: modularPower, simplify: simplifyModularPower, diversify: diversifyModularPower,
 		}, {
 			Name: "multiplication", Verifier: "numeric", Alphabet: "*+0123456789;=",
 			Doc:      "multiply two numbers by partial products; level k has k+1 digits in both together",
-			Generate: multiplication,
+			Generate: multiplication, diversify: diversifyMultiplication,
 		}, {
 			Name: "reverse", Verifier: "exact", Alphabet: "()=abcdefghijrsv",
 			Doc:      "write a word backwards; level k has k+2 letters from a to j",
 			Generate: reverse,
+		}, {
+			Name: "running_differences", Verifier: "exact", Alphabet: "-0123456789=",
+			Doc:      "each digit less the difference before it, modulo 10; level k has k+1 digits",
+			Generate: runningDifferences,
+		}, {
+			Name: "running_products", Verifier: "exact", Alphabet: "*123456=",
+			Doc:      "running products of digits from 1 to 6 modulo 7; level k has k+1 digits",
+			Generate: runningProducts,
 		}, {
 			Name: "running_sums", Verifier: "exact", Alphabet: ".0123456789=",
 			Doc:      "running sums of digits modulo 10; level k has k+1 digits",
@@ -84,11 +97,11 @@ func All() []Family {
 		}, {
 			Name: "sequence_next", Verifier: "numeric", Alphabet: ",0123456789;=?",
 			Doc:      "continue a polynomial sequence; level k has degree 1+(k-1)/3, and numbers that grow with k",
-			Generate: sequenceNext,
+			Generate: sequenceNext, diversify: diversifySequenceNext,
 		}, {
 			Name: "sorting", Verifier: "exact", Alphabet: "(),0123456789=orst",
 			Doc:      "sort numbers; level k has k+2 of them, of 1 digit (k to 5) or 2",
-			Generate: sorting,
+			Generate: sorting, diversify: diversifySorting,
 		},
 	}
 }

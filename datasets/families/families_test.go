@@ -32,6 +32,8 @@ func ExampleFamily() {
 	// modular_power 20^4%26= 20^2=10;20^4=22
 	// multiplication 79*6= 79*6=474
 	// reverse reverse(hghh)= hhgh
+	// running_differences 767------= 798
+	// running_products 545******= 562
 	// running_sums 767......= 730
 	// sequence_next 18,41,64,87,?= 23,23,23;110
 	// sorting sort(7,6,7,7)= 6,7,7,7
@@ -74,26 +76,68 @@ func draw(t *testing.T, perLevel int, f func(t *testing.T, family families.Famil
 	}
 }
 
-func TestRunningSums(t *testing.T) {
-	family, err := families.Lookup("running_sums")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for level := 1; level <= families.Levels; level++ {
-		p := family.Generate(rand.New(rand.NewPCG(0, 0)), level)
-		if want := max(10, level+2); len(p.Prompt) != want {
-			t.Errorf("level %d: prompt %q has %d characters, want %d", level, p.Prompt, len(p.Prompt), want)
+// The digits stand at the left of a padded field, and each result is that of its digit and the result before it.
+func TestRunning(t *testing.T) {
+	for name, c := range map[string]struct {
+		pad  string
+		next func(result, digit int) int
+	}{
+		"running_sums":        {".", func(result, digit int) int { return (result + digit) % 10 }},
+		"running_differences": {"-", func(result, digit int) int { return (10 + digit - result) % 10 }},
+		"running_products":    {"*", func(result, digit int) int { return result * digit % 7 }},
+	} {
+		family, err := families.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
 		}
-		digits := strings.TrimRight(p.Prompt, ".=")
-		if len(digits) != level+1 || len(p.Answer) != level+1 {
-			t.Errorf("level %d: %q answered by %q, want %d digits", level, p.Prompt, p.Answer, level+1)
-		}
-		sum := 0
-		for i := range digits {
-			sum += int(digits[i] - '0')
-			if got := int(p.Answer[i] - '0'); got != sum%10 {
-				t.Errorf("%q answered by %q: digit %d is %d, want %d", p.Prompt, p.Answer, i, got, sum%10)
+		for level := 1; level <= families.Levels; level++ {
+			for seed := range uint64(20) {
+				p := family.Generate(rand.New(rand.NewPCG(seed, 0)), level)
+				if want := max(10, level+2); len(p.Prompt) != want {
+					t.Errorf("level %d: prompt %q has %d characters, want %d", level, p.Prompt, len(p.Prompt), want)
+				}
+				digits := strings.TrimRight(p.Prompt, c.pad+"=")
+				if len(digits) != level+1 || len(p.Answer) != level+1 || p.Solution != p.Answer || len(p.Steps) != level+1 {
+					t.Errorf("level %d: %q answered by %q, want %d digits", level, p.Prompt, p.Answer, level+1)
+				}
+				result := int(digits[0] - '0')
+				for i := range digits {
+					if i > 0 {
+						result = c.next(result, int(digits[i]-'0'))
+					}
+					if got := int(p.Answer[i] - '0'); got != result {
+						t.Errorf("%q answered by %q: digit %d is %d, want %d", p.Prompt, p.Answer, i, got, result)
+					}
+				}
 			}
+		}
+	}
+}
+
+// By hand: 3, 5−3, 7−2 modulo 10, and 3, 3·5, 1·4 modulo 7.
+func TestRunningByHand(t *testing.T) {
+	for name, want := range map[string]map[string]string{
+		"running_differences": {"35-------=": "32", "09-------=": "09", "90-------=": "91", "357------=": "325"},
+		"running_products":    {"35*******=": "31", "66*******=": "61", "16*******=": "16", "354******=": "314"},
+	} {
+		family, err := families.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(1, 1))
+		for range 20000 {
+			for level := 1; level <= 2; level++ {
+				p := family.Generate(rng, level)
+				if answer, ok := want[p.Prompt]; ok {
+					if p.Answer != answer {
+						t.Errorf("%s: %q answered by %q, want %q", name, p.Prompt, p.Answer, answer)
+					}
+					delete(want, p.Prompt)
+				}
+			}
+		}
+		if len(want) > 0 {
+			t.Errorf("%s: %v were not drawn", name, want)
 		}
 	}
 }

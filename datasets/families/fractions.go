@@ -3,6 +3,8 @@ package families
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 )
 
 // fraction is top/bottom, with bottom > 0.
@@ -61,3 +63,36 @@ func properFraction(rng *rand.Rand, maxBottom int) fraction {
 	bottom := between(rng, 2, maxBottom)
 	return fraction{between(rng, 1, bottom-1), bottom}.lowest()
 }
+
+// simplifyFractions adds the first two of three terms or more, and brings two to their common denominator.
+func simplifyFractions(p Problem) (string, bool) {
+	terms := signedTerms(p.Prompt)
+	if len(terms) < 2 {
+		return "", false
+	}
+	a, okA := parseFraction(terms[0])
+	b, okB := parseFraction(terms[1])
+	if !okA || !okB {
+		return "", false
+	}
+	common := a.bottom / divisor(a.bottom, b.bottom) * b.bottom
+	a, b = fraction{a.top * (common / a.bottom), common}, fraction{b.top * (common / b.bottom), common}
+	if len(terms) == 2 {
+		return fmt.Sprintf("%d/%d%+d/%d=", a.top, common, b.top, common), true
+	}
+	return fraction{a.top + b.top, common}.lowest().String() + strings.Join(terms[2:], "") + "=", true
+}
+
+// parseFraction reads a fraction with its sign, if it has one.
+func parseFraction(text string) (f fraction, ok bool) {
+	top, bottom, _ := strings.Cut(text, "/")
+	t, err := strconv.Atoi(top)
+	if err != nil {
+		return f, false
+	}
+	b, err := strconv.Atoi(bottom)
+	return fraction{t, b}, err == nil && b > 0
+}
+
+// diversifyFractions puts the terms in another order.
+func diversifyFractions(p Problem) (string, bool) { return commute(p.Prompt) }

@@ -26,3 +26,19 @@ func gcd(rng *rand.Rand, level int) Problem {
 	answer := fmt.Sprint(a)
 	return problem(prompt, answer, append(steps, answer))
 }
+
+// simplifyGCD does one division, unless it leaves nothing or the answer.
+func simplifyGCD(p Problem) (string, bool) {
+	var a, b int
+	if !scan(p.Prompt, "gcd(%d,%d)=", &a, &b) || b == 0 || a%b == 0 || fmt.Sprint(a%b) == p.Answer {
+		return "", false
+	}
+	return fmt.Sprintf("gcd(%d,%d)=", b, a%b), true
+}
+
+// diversifyGCD swaps the arguments.
+func diversifyGCD(p Problem) (string, bool) {
+	var a, b int
+	ok := scan(p.Prompt, "gcd(%d,%d)=", &a, &b)
+	return fmt.Sprintf("gcd(%d,%d)=", b, a), ok
+}

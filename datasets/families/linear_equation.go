@@ -3,6 +3,7 @@ package families
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 )
 
 // linearEquation asks for the integer x that solves an equation; the solution gathers the terms and divides:
@@ -47,4 +48,19 @@ func linearEquation(rng *rand.Rand, level int) Problem {
 	}
 	steps = append(steps, fmt.Sprintf("%dx=%d;", a-c, d-b), fmt.Sprintf("x=%d", x))
 	return problem(left+"="+right+";x=", fmt.Sprint(x), steps)
+}
+
+// simplifyLinearEquation does the first step, unless it is the last.
+func simplifyLinearEquation(p Problem) (string, bool) {
+	if len(p.Steps) < 2 || !strings.HasSuffix(p.Steps[0], ";") {
+		return "", false
+	}
+	return p.Steps[0] + "x=", true
+}
+
+// diversifyLinearEquation swaps the sides.
+func diversifyLinearEquation(p Problem) (string, bool) {
+	equation, ok := strings.CutSuffix(p.Prompt, ";x=")
+	left, right, found := strings.Cut(equation, "=")
+	return right + "=" + left + ";x=", ok && found
 }

@@ -30,3 +30,19 @@ func modularPower(rng *rand.Rand, level int) Problem {
 	steps[last] = steps[last][:len(steps[last])-1]
 	return problem(fmt.Sprintf("%d^%d%%%d=", base, exponent, m), fmt.Sprint(power), steps)
 }
+
+// simplifyModularPower squares the base once and halves an even exponent, unless that leaves no power.
+func simplifyModularPower(p Problem) (string, bool) {
+	var base, exponent, m int
+	if !scan(p.Prompt, "%d^%d%%%d=", &base, &exponent, &m) || m < 1 || exponent%2 == 1 || exponent < 4 {
+		return "", false
+	}
+	return fmt.Sprintf("%d^%d%%%d=", base*base%m, exponent/2, m), true
+}
+
+// diversifyModularPower adds the modulus to the base.
+func diversifyModularPower(p Problem) (string, bool) {
+	var base, exponent, m int
+	ok := scan(p.Prompt, "%d^%d%%%d=", &base, &exponent, &m)
+	return fmt.Sprintf("%d^%d%%%d=", base+m, exponent, m), ok
+}

@@ -39,3 +39,10 @@ func withDigits(rng *rand.Rand, n int) int {
 	}
 	return between(rng, low, 10*low-1)
 }
+
+// diversifyMultiplication swaps the factors.
+func diversifyMultiplication(p Problem) (string, bool) {
+	var a, b int
+	ok := scan(p.Prompt, "%d*%d=", &a, &b)
+	return fmt.Sprintf("%d*%d=", b, a), ok
+}

@@ -3,6 +3,7 @@ package families
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 )
 
 // sequenceNext asks how a sequence goes on; the solution takes differences until they are constant, and adds up again:
@@ -41,4 +42,11 @@ func sequenceNext(rng *rand.Rand, level int) Problem {
 		steps = append(steps, step)
 	}
 	return problem(join(rows[0])+",?=", fmt.Sprint(next), steps)
+}
+
+// diversifySequenceNext leaves out the first term: of the d+3 terms shown d+2 still tell a polynomial of degree d, and
+// that it is one.
+func diversifySequenceNext(p Problem) (string, bool) {
+	_, rest, ok := strings.Cut(p.Prompt, ",")
+	return rest, ok && strings.Count(rest, ",") >= 3
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 // sorting asks for numbers in rising order:
@@ -31,4 +32,12 @@ func sorting(rng *rand.Rand, level int) Problem {
 		steps = append(steps, step)
 	}
 	return problem(prompt, join(numbers), steps)
+}
+
+// diversifySorting puts the numbers in another order.
+func diversifySorting(p Problem) (string, bool) {
+	numbers, ok := strings.CutPrefix(p.Prompt, "sort(")
+	numbers, closed := strings.CutSuffix(numbers, ")=")
+	list, other := reorder(numbers, p.Answer)
+	return "sort(" + list + ")=", ok && closed && other
 }
