@@ -20,8 +20,13 @@ func TestONNXAgreesWithGo(t *testing.T) {
 			l := DefaultLearning()
 			l.Beta = 0.1
 			samples := testSamples(t, c, w, 1)
+			if name == "grouped" {
+				scaleKL(samples)
+			}
 			type result struct {
 				scored      []Scored
+				inspected   []Inspected
+				divergence  [][]float32
 				completions []Completion
 				gradient    Weights
 			}
@@ -39,6 +44,12 @@ func TestONNXAgreesWithGo(t *testing.T) {
 					t.Fatal(err)
 				}
 				if r.scored, err = e.Score(ctx, raggedRows(c, 3), 0.8); err != nil {
+					t.Fatal(err)
+				}
+				if r.inspected, err = e.Inspect(ctx, raggedRows(c, 3), 0.8, InspectOptions{TopK: 4, Hidden: true}); err != nil {
+					t.Fatal(err)
+				}
+				if r.divergence, err = e.Divergence(ctx, raggedRows(c, 3), r.inspected, 0.8); err != nil {
 					t.Fatal(err)
 				}
 				if r.completions, err = e.Generate(ctx, repeatedPrompts(raggedRows(c, 3), 2), Sampling{TopP: 1, MaxCompletionLength: 12}, nil); err != nil {
@@ -61,6 +72,15 @@ func TestONNXAgreesWithGo(t *testing.T) {
 			for i := range want.scored {
 				closeTo(t, fmt.Sprintf("row %d log-probs", i), got.scored[i].LogProbs, widen(want.scored[i].LogProbs), 2e-5)
 				closeTo(t, fmt.Sprintf("row %d entropies", i), got.scored[i].Entropies, widen(want.scored[i].Entropies), 2e-5)
+			}
+			for i, w := range want.inspected {
+				g := got.inspected[i]
+				if diff := cmp.Diff([][]int32{w.IDs, w.Chosen}, [][]int32{g.IDs, g.Chosen}); diff != "" {
+					t.Errorf("row %d support (-go +onnx):\n%s", i, diff)
+				}
+				closeTo(t, fmt.Sprintf("row %d probabilities", i), g.Probs, widen(w.Probs), 2e-5)
+				closeTo(t, fmt.Sprintf("row %d hidden", i), g.Hidden, widen(w.Hidden), 1e-4)
+				closeTo(t, fmt.Sprintf("row %d divergence", i), got.divergence[i], make([]float64, len(w.Chosen)), 1e-13)
 			}
 			for i := range want.completions {
 				if diff := cmp.Diff(want.completions[i].IDs, got.completions[i].IDs); diff != "" {

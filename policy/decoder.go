@@ -279,11 +279,6 @@ func (d decoder) rmsNorm(x, w *Node) *Node {
 	return Mul(x, d.product(w, Reciprocal(Sqrt(AddScalar(mean, d.RMSNormEps)))))
 }
 
-// logits are head·norm(x) / temperature, [V, N].
-func (d decoder) logits(net network, x, temperature *Node) *Node {
-	return Div(d.product(net.head, d.rmsNorm(x, net.norm)), temperature)
-}
-
 // statistics are the log-probability of each column's target and the entropy
 // −Σ p·log p of each column's distribution, in nats, both [1, N]. No gradient
 // flows through the entropy.
@@ -441,6 +436,13 @@ func (d decoder) completion(net network, tokens *Node, s stream, past [][]segmen
 // forward is the statistics of the targets [P, n, T] of a batch, [1, P·n·T],
 // computed from scratch.
 func (d decoder) forward(net network, in batchInputs) (logprob, entropy *Node) {
+	_, logits := d.predict(net, in)
+	return d.statistics(logits, in.targets)
+}
+
+// predict is what the head reads, h = norm(x), and what it makes of it, the
+// logits head·h / temperature: [D, N] and [V, N], N = P·n·T.
+func (d decoder) predict(net network, in batchInputs) (h, logits *Node) {
 	keys, values := d.prompt(net, in.prompts, in.promptCos, in.promptSin, in.bias)
 	dims := in.tokens.Shape().Dimensions
 	s := d.newStream(dims[0], dims[1], in.cos, in.sin)
@@ -453,7 +455,8 @@ func (d decoder) forward(net network, in batchInputs) (logprob, entropy *Node) {
 		past[i] = []segment{{keys[i], values[i], hidden}}
 	}
 	x, _, _ := d.completion(net, in.tokens, s, past, d.causal(in.tokens.Graph(), s))
-	return d.statistics(d.logits(net, x, in.temperature), in.targets)
+	h = d.rmsNorm(x, net.norm)
+	return h, Div(d.product(net.head, h), in.temperature)
 }
 
 // batchInputs are the graph inputs of a batch.

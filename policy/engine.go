@@ -22,7 +22,7 @@ type Engine struct {
 	weights []*tensors.Tensor // nil before Load
 
 	// Each by whether prompts are padded.
-	prefill, step, score [2]*program
+	prefill, step, score, inspect [2]*program
 }
 
 // NewEngine opens a device of the backend for models of the given shape. Load
@@ -37,10 +37,11 @@ func NewEngine(b *Backend, c Config) (*Engine, error) {
 	}
 	e := &Engine{device: device, decoder: b.decoder(c, false), slots: c.slots()}
 	for i, padded := range []bool{false, true} {
-		var errs [3]error
+		var errs [4]error
 		e.prefill[i], errs[0] = newProgram(device, "prefill", e.buildPrefill(padded))
 		e.step[i], errs[1] = newProgram(device, "step", e.buildStep(padded))
 		e.score[i], errs[2] = newProgram(device, "score", e.buildScore(padded))
+		e.inspect[i], errs[3] = newProgram(device, "inspect", e.buildInspect(padded))
 		if err := errors.Join(errs[:]...); err != nil {
 			return nil, fmt.Errorf("new engine: %w", err)
 		}
@@ -166,60 +167,74 @@ type Scored struct {
 // Score computes what the policy thinks of given completions at a temperature
 // above 0, in order of the rows.
 func (e *Engine) Score(ctx context.Context, rows []Row, temperature float64) ([]Scored, error) {
-	if e.weights == nil {
-		return nil, fmt.Errorf("score: %w", errNoWeights)
-	}
-	if !(temperature > 0) || math.IsInf(temperature, 0) {
-		return nil, fmt.Errorf("score: temperature is %v, want above 0", temperature)
-	}
-	c := e.decoder.Config
-	for i, r := range rows {
-		if err := c.validate(r.Prompt, r.Completion, len(r.Completion)); err != nil {
-			return nil, fmt.Errorf("score: row %d: %w", i, err)
-		}
-	}
-	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
-	samples := width(all, 1)
 	result := make([]Scored, len(rows))
-	for _, b := range batches(split(all, samples), samples, c.fits(scoreFloats)) {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("score: %w", err)
-		}
-		if err := e.scoreBatch(b, rows, temperature, result); err != nil {
-			return nil, fmt.Errorf("score: %w", err)
-		}
+	err := e.forward(ctx, e.score, rows, temperature, func(b batch, out [][]float32) error {
+		b.each(func(i, place int) {
+			from := place * b.completion
+			to := from + len(rows[i].Completion)
+			result[i] = Scored{out[0][from:to:to], out[1][from:to:to]}
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("score: %w", err)
 	}
 	return result, nil
 }
 
-func (e *Engine) scoreBatch(b batch, rows []Row, temperature float64, result []Scored) error {
+// forward runs a program over the rows, in batches that fit into memory, and
+// gives each batch's outputs to visit.
+func (e *Engine) forward(ctx context.Context, programs [2]*program, rows []Row, temperature float64, visit func(b batch, out [][]float32) error) error {
+	if e.weights == nil {
+		return errNoWeights
+	}
+	if !(temperature > 0) || math.IsInf(temperature, 0) {
+		return fmt.Errorf("temperature is %v, want above 0", temperature)
+	}
+	c := e.decoder.Config
+	for i, r := range rows {
+		if err := c.validate(r.Prompt, r.Completion, len(r.Completion)); err != nil {
+			return fmt.Errorf("row %d: %w", i, err)
+		}
+	}
+	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
+	samples := width(all, 1)
+	for _, b := range batches(split(all, samples), samples, c.fits(scoreFloats)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		out, err := e.forwardBatch(programs, b, rows, temperature)
+		if err != nil {
+			return err
+		}
+		if err := visit(b, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) forwardBatch(programs [2]*program, b batch, rows []Row, temperature float64) ([][]float32, error) {
 	u := &uploads{device: e.device}
 	padded := e.decoder.batchTensors(u, b, temperature, func(i int) ([]int32, []int32) {
 		return rows[i].Prompt, rows[i].Completion
 	})
 	defer func() { release(u.list...) }()
 	if u.err != nil {
-		return u.err
+		return nil, u.err
 	}
-	out, err := e.score[index(padded)].call(append(e.weights[:len(e.weights):len(e.weights)], u.list...))
+	out, err := programs[index(padded)].call(append(e.weights[:len(e.weights):len(e.weights)], u.list...))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release(out...)
-	logprobs, err := read(out[0])
-	if err != nil {
-		return err
+	values := make([][]float32, len(out))
+	for i := range out {
+		if values[i], err = read(out[i]); err != nil {
+			return nil, err
+		}
 	}
-	entropies, err := read(out[1])
-	if err != nil {
-		return err
-	}
-	b.each(func(i, place int) {
-		from := place * b.completion
-		to := from + len(rows[i].Completion)
-		result[i] = Scored{logprobs[from:to:to], entropies[from:to:to]}
-	})
-	return nil
+	return values, nil
 }
 
 func (e *Engine) buildScore(padded bool) func([]*graph.Node) []*graph.Node {

@@ -29,7 +29,8 @@ func klEstimate(logprob, reference *Node) *Node {
 type lossInputs struct {
 	old, reference, advantage *Node
 	weight                    *Node // of the token in the loss; 0 where there is none
-	low, high, beta           *Node // bounds of the ratio; weight of the KL term
+	low, high                 *Node // bounds of the ratio
+	beta                      *Node // weight of the KL term, a scalar or a column
 }
 
 // loss is Σ w·(ℓ + β·k3) over the tokens of a batch. The weights w hold the

@@ -68,8 +68,8 @@ func (r reference) rotary(x []float64, position int) []float64 {
 	return y
 }
 
-// logits of every position of a sequence.
-func (r reference) logits(ids []int32) [][]float64 {
+// hidden is what the LM head reads at every position of a sequence.
+func (r reference) hidden(ids []int32) [][]float64 {
 	d, dh := r.c.HiddenSize, r.c.HeadDim()
 	group := r.c.NumAttentionHeads / r.c.NumKeyValueHeads
 	x := make([][]float64, len(ids))
@@ -119,17 +119,20 @@ func (r reference) logits(ids []int32) [][]float64 {
 		}
 	}
 	for t := range x {
-		h := r.norm("model.norm", x[t])
-		if r.c.TieWordEmbeddings {
-			x[t] = make([]float64, r.c.VocabSize)
-			for i := range x[t] {
-				for j, v := range h {
-					x[t][i] += float64(r.w["model.embed_tokens.weight"][i*d+j]) * v
-				}
-			}
-		} else {
-			x[t] = r.linear("lm_head", h)
-		}
+		x[t] = r.norm("model.norm", x[t])
+	}
+	return x
+}
+
+// logits of every position of a sequence.
+func (r reference) logits(ids []int32) [][]float64 {
+	head := "lm_head"
+	if r.c.TieWordEmbeddings {
+		head = "model.embed_tokens"
+	}
+	x := r.hidden(ids)
+	for t := range x {
+		x[t] = r.linear(head, x[t])
 	}
 	return x
 }

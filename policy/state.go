@@ -24,6 +24,24 @@ type State struct {
 	Step      int64   // optimizer steps taken
 }
 
+// HeadMoments are Adam's moments of the LM head, each [VocabSize, HiddenSize]
+// row-major: the embedding's where the two are tied, and nil before the first
+// update or where the state came without its optimizer. They share the state's
+// memory and must not be written to.
+//
+// They are moments of the loss, which the optimizer descends. Whoever models a
+// step up an objective takes the first ones with the opposite sign.
+func (s *State) HeadMoments() (first, second []float32) {
+	if s.Step == 0 || s.Moments1 == nil {
+		return nil, nil
+	}
+	head := len(s.Weights) - 1 // as Config.Layout has it
+	if s.Config.TieWordEmbeddings {
+		head = 0
+	}
+	return s.Moments1[head].Data, s.Moments2[head].Data
+}
+
 // The files of a checkpoint: the Hugging Face layout, and the optimizer.
 const (
 	ConfigFile          = "config.json"

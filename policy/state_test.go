@@ -65,6 +65,30 @@ func TestStateInAStore(t *testing.T) {
 	}
 }
 
+// The head's moments are those of its own tensor or of the embedding, after a
+// real update, and none before.
+func TestHeadMoments(t *testing.T) {
+	for name, index := range map[string]int{"untied": len(tinyModels["untied"].Layout()) - 1, "tied": 0} {
+		c := tinyModels[name]
+		trainer := newTestTrainer(t, &State{Config: c, Weights: NewWeights(c, 3)})
+		if m, v := trainer.State().HeadMoments(); m != nil || v != nil {
+			t.Errorf("%s: there are moments before the first update", name)
+		}
+		if _, err := trainer.Update(context.Background(), copyTask(c, 4, 1), DefaultLearning()); err != nil {
+			t.Fatal(err)
+		}
+		s := trainer.State()
+		m, v := s.HeadMoments()
+		if len(m) != c.VocabSize*c.HiddenSize || len(v) != len(m) || &m[0] != &s.Moments1[index].Data[0] || &v[0] != &s.Moments2[index].Data[0] {
+			t.Errorf("%s: moments are not those of tensor %d", name, index)
+		}
+		s.Moments1, s.Moments2 = nil, nil
+		if m, v := s.HeadMoments(); m != nil || v != nil {
+			t.Errorf("%s: there are moments of a policy without its optimizer", name)
+		}
+	}
+}
+
 // A fresh policy has no optimizer file; a policy whose moments were dropped
 // keeps its step.
 func TestStateWithoutMoments(t *testing.T) {

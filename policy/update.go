@@ -24,6 +24,9 @@ type Sample struct {
 	RefLogProbs []float32 // those of the reference policy; may be nil when beta is 0
 	Advantages  []float32
 	Mask        []float32 // weight of the token in the loss, 0 or 1 as a rule; nil: all 1
+	// KLScales are factors of beta, at least 0: the KL term scaled by difficulty
+	// of CLPO (arXiv:2509.25004). nil: all 1.
+	KLScales []float32
 }
 
 // active is the sum of the sample's mask.
@@ -54,7 +57,7 @@ type UpdateMetrics struct {
 	GradNorm        float64 `json:"grad_norm"`         // before clipping
 	LearningRate    float64 `json:"learning_rate"`     // of the last step
 	Entropy         float64 `json:"entropy"`           // mean over tokens, nats, at the learning temperature
-	KL              float64 `json:"kl"`                // mean k3 to the reference over tokens; 0 without a reference
+	KL              float64 `json:"kl"`                // mean k3 to the reference over tokens, whatever their KLScales; 0 without a reference
 	ClipRatioLow    float64 `json:"clip_ratio_low"`    // share of tokens clipped from below: ρ < 1−ε and A < 0
 	ClipRatioHigh   float64 `json:"clip_ratio_high"`   // share of tokens clipped from above: ρ > 1+ε_high and A > 0
 	ClipRatioRegion float64 `json:"clip_ratio_region"` // share of either
@@ -122,11 +125,11 @@ func (t *Trainer) Close() {
 // consecutive samples, with one AdamW step each. The loss of a mini-batch of S
 // samples is
 //
-//	Σ_i Σ_t w_it·m_it·(ℓ_it + β·k3_it),   w_it = 1/(S·Σ_t m_it)   grpo
-//	                                            1/Σ_it m_it       bnpo, dapo
-//	                                            1/(S·L_max)       dr_grpo
+//	Σ_i Σ_t w_it·m_it·(ℓ_it + β·s_it·k3_it),   w_it = 1/(S·Σ_t m_it)   grpo
+//	                                                 1/Σ_it m_it       bnpo, dapo
+//	                                                 1/(S·L_max)       dr_grpo
 //
-// with ℓ the clipped objective, k3 the KL estimate, m the mask. The whole
+// with ℓ the clipped objective, k3 the KL estimate, s its scale, m the mask. The whole
 // mini-batch is the unit of normalisation, so shards and memory-bounded parts
 // change nothing but rounding, and bnpo is dapo. grpo counts samples with an
 // empty mask in S.
@@ -177,11 +180,13 @@ func (c Config) validateSample(s Sample, l Learning) error {
 		name     string
 		values   []float32
 		optional bool
+		least    float64
 	}{
-		{"advantages", s.Advantages, false},
-		{"old log-probs", s.OldLogProbs, true},
-		{"reference log-probs", s.RefLogProbs, true},
-		{"mask", s.Mask, true},
+		{"advantages", s.Advantages, false, math.Inf(-1)},
+		{"old log-probs", s.OldLogProbs, true, math.Inf(-1)},
+		{"reference log-probs", s.RefLogProbs, true, math.Inf(-1)},
+		{"mask", s.Mask, true, 0},
+		{"KL scales", s.KLScales, true, 0},
 	} {
 		if column.optional && column.values == nil {
 			continue
@@ -190,7 +195,7 @@ func (c Config) validateSample(s Sample, l Learning) error {
 			return fmt.Errorf("%d %s for %d completion tokens", len(column.values), column.name, len(s.Completion))
 		}
 		for i, x := range column.values {
-			if !finite(float64(x)) || column.name == "mask" && x < 0 {
+			if !finite(float64(x)) || float64(x) < column.least {
 				return fmt.Errorf("%s: value %d is %v", column.name, i, x)
 			}
 		}
@@ -380,8 +385,12 @@ func (s *shard) add(sum Weights, b batch, weights []*tensors.Tensor, slots []slo
 		put(u, column, 1, n)
 	}
 	low, high := l.ClipRange()
-	for _, x := range []float64{low, high, l.Beta} {
-		put(u, []float32{float32(x)})
+	put(u, []float32{float32(low)})
+	put(u, []float32{float32(high)})
+	if l.Beta > 0 && slices.ContainsFunc(samples, func(s Sample) bool { return s.KLScales != nil }) {
+		put(u, scaledBeta(b, samples, l.Beta), 1, n)
+	} else {
+		put(u, []float32{float32(l.Beta)})
 	}
 	if u.err != nil {
 		return 0, u.err
@@ -403,6 +412,17 @@ func (s *shard) add(sum Weights, b batch, weights []*tensors.Tensor, slots []slo
 		statistics[i] = tokenStatistics{values[1][from:to], values[2][from:to]}
 	})
 	return float64(values[0][0]), accumulate(sum, slots, out[3:])
+}
+
+// scaledBeta is beta times the scale of every token of a batch.
+func scaledBeta(b batch, samples []Sample, beta float64) []float32 {
+	column := slices.Repeat([]float32{float32(beta)}, b.prompts*b.samples*b.completion)
+	b.each(func(i, place int) {
+		for t, scale := range samples[i].KLScales {
+			column[place*b.completion+t] = float32(beta * float64(scale))
+		}
+	})
+	return column
 }
 
 // add adds o to w.

@@ -52,6 +52,19 @@ func testSamples(t testing.TB, c Config, w Weights, temperature float64) []Sampl
 	return samples
 }
 
+// scaleKL gives scales from 0 to 2 to all samples but every third.
+func scaleKL(samples []Sample) {
+	for i := range samples {
+		if i%3 == 2 {
+			continue
+		}
+		samples[i].KLScales = make([]float32, len(samples[i].Completion))
+		for t := range samples[i].KLScales {
+			samples[i].KLScales[t] = []float32{0.5, 2, 0, 1}[(i+t)%4]
+		}
+	}
+}
+
 // referenceLoss is the loss of a mini-batch as Update documents it. frozen are
 // the log-probs that take the place of missing old ones.
 func referenceLoss(c Config, w Weights, samples []Sample, frozen [][]float64, l Learning) float64 {
@@ -73,7 +86,11 @@ func referenceLoss(c Config, w Weights, samples []Sample, frozen [][]float64, l 
 			token := -math.Min(ratio*a, math.Max(low, math.Min(high, ratio))*a)
 			if l.Beta > 0 {
 				d := float64(s.RefLogProbs[t]) - lp
-				token += l.Beta * (math.Exp(d) - d - 1)
+				scale := 1.0
+				if s.KLScales != nil {
+					scale = float64(s.KLScales[t])
+				}
+				token += l.Beta * scale * (math.Exp(d) - d - 1)
 			}
 			perSequence[i] += m * token
 			masses[i] += m
@@ -111,6 +128,9 @@ func TestGradientIsSlopeOfReferenceLoss(t *testing.T) {
 				w := tinyWeights(c, 7)
 				samples := testSamples(t, c, w, l.Temperature)
 				samples = slices.Concat(samples[1:2], samples[3:6], samples[7:9], samples[12:])
+				if lossType == LossDrGRPO { // bnpo has a KL term without scales
+					scaleKL(samples)
+				}
 				trainer := newTestTrainer(t, &State{Config: c, Weights: w})
 				if err := trainer.open(l.Shards); err != nil {
 					t.Fatal(err)
@@ -214,17 +234,22 @@ func TestLossByHand(t *testing.T) {
 	for _, test := range []struct {
 		lossType string
 		beta     float64
+		scales   []float32 // of the first sample
 		want     float64
 	}{
-		{LossGRPO, 0, ((-1-1.2)/2 + (2.0+1)/2) / 2},
-		{LossDAPO, 0, (-1 - 1.2 + 2 + 1) / 4},
-		{LossBNPO, 0, (-1 - 1.2 + 2 + 1) / 4},
-		{LossDrGRPO, 0, (-1 - 1.2 + 2 + 1) / (2 * 5)},
-		{LossDAPO, 0.5, (-1-1.2+2+1)/4 + 0.5*k3},
+		{LossGRPO, 0, nil, ((-1-1.2)/2 + (2.0+1)/2) / 2},
+		{LossDAPO, 0, nil, (-1 - 1.2 + 2 + 1) / 4},
+		{LossBNPO, 0, nil, (-1 - 1.2 + 2 + 1) / 4},
+		{LossDrGRPO, 0, nil, (-1 - 1.2 + 2 + 1) / (2 * 5)},
+		{LossDAPO, 0.5, nil, (-1-1.2+2+1)/4 + 0.5*k3},
+		{LossDAPO, 0.5, []float32{3, 0.5}, (-1-1.2+2+1)/4 + 0.5*k3*(3+0.5+1+1)/4},
+		{LossGRPO, 0.5, []float32{3, 0.5}, ((-1-1.2)/2+(2.0+1)/2)/2 + 0.5*k3*((3+0.5)/2+(1+1)/2)/2},
+		{LossDAPO, 0, []float32{3, 0.5}, (-1 - 1.2 + 2 + 1) / 4},
 	} {
 		l := DefaultLearning()
 		l.LossType, l.Beta, l.MaxCompletionLength, l.LearningRate = test.lossType, test.beta, 5, 0
 		batch := slices.Clone(samples)
+		batch[0].KLScales = test.scales
 		if test.beta > 0 {
 			batch[0].RefLogProbs = []float32{double, double}
 			batch[1].RefLogProbs = []float32{double, double, half, half}
@@ -245,6 +270,34 @@ func TestLossByHand(t *testing.T) {
 		if diff := cmp.Diff(want, m, round); diff != "" {
 			t.Errorf("%s metrics (-want +got):\n%s", test.lossType, diff)
 		}
+	}
+}
+
+// Scales of 1 are no scales, bit by bit.
+func TestKLScalesOfOneChangeNothing(t *testing.T) {
+	c := tinyModels["tied"]
+	w := tinyWeights(c, 7)
+	l := DefaultLearning()
+	l.Beta, l.LearningRate = 0.2, 1e-2
+	update := func(scale float32) Weights {
+		samples := testSamples(t, c, w, 1)[2:6]
+		if scale > 0 {
+			for _, i := range []int{0, 3} {
+				samples[i].KLScales = slices.Repeat([]float32{scale}, len(samples[i].Completion))
+			}
+		}
+		trainer := newTestTrainer(t, &State{Config: c, Weights: w})
+		if _, err := trainer.Update(context.Background(), samples, l); err != nil {
+			t.Fatal(err)
+		}
+		return trainer.State().Weights
+	}
+	none := update(0)
+	if diff := cmp.Diff(none, update(1)); diff != "" {
+		t.Errorf("(-none +ones):\n%s", diff)
+	}
+	if cmp.Equal(none, update(2)) {
+		t.Error("scales of 2 change nothing")
 	}
 }
 
@@ -390,8 +443,13 @@ func TestUpdateFailsWhole(t *testing.T) {
 		"missing reference": {nil, func(s *Sample, l *Learning) { s.RefLogProbs, l.Beta = nil, 0.1 }, "want them for beta"},
 		"NaN advantage":     {nil, func(s *Sample, _ *Learning) { s.Advantages[2] = float32(math.NaN()) }, "value 2 is NaN"},
 		"negative mask":     {nil, func(s *Sample, _ *Learning) { s.Mask = slices.Repeat([]float32{-1}, len(s.Completion)) }, "mask: value 0 is -1"},
-		"bad settings":      {nil, func(_ *Sample, l *Learning) { l.LossType = "ppo" }, "loss_type"},
-		"loss overflows":    {nil, func(s *Sample, _ *Learning) { s.OldLogProbs = slices.Repeat([]float32{-300}, len(s.Completion)) }, "the loss is"},
+		"short scales":      {nil, func(s *Sample, _ *Learning) { s.KLScales = []float32{1} }, "1 KL scales for"},
+		"negative scale":    {nil, func(s *Sample, _ *Learning) { s.KLScales = slices.Repeat([]float32{-1}, len(s.Completion)) }, "KL scales: value 0 is -1"},
+		"infinite scale": {nil, func(s *Sample, _ *Learning) {
+			s.KLScales = slices.Repeat([]float32{float32(math.Inf(1))}, len(s.Completion))
+		}, "KL scales: value 0 is +Inf"},
+		"bad settings":   {nil, func(_ *Sample, l *Learning) { l.LossType = "ppo" }, "loss_type"},
+		"loss overflows": {nil, func(s *Sample, _ *Learning) { s.OldLogProbs = slices.Repeat([]float32{-300}, len(s.Completion)) }, "the loss is"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := test.ctx
