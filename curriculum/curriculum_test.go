@@ -2,7 +2,6 @@ package curriculum
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -72,36 +71,75 @@ func TestUniformIsUniform(t *testing.T) {
 	}
 }
 
-func ExampleAssessor() {
-	s := NewState(3)
-	v := &Visit{State: s, Rows: []int32{2, 2, 2, 2, 0, 0}, Correct: []bool{true, false, false, false, true, true}}
-	if err := datasets.Run(Assessors(), []datasets.Call{{Stage: "pass_rate"}}, v, datasets.Env{Step: 4}); err != nil {
-		fmt.Println(err)
-	}
-	fmt.Println(s.PassRate, s.Bucket, s.LastStep)
-	// Output: [1 0 0.25] [solved unseen hard] [4 -1 4]
+// Every stage says where it is from, and its defaults are parameters it accepts.
+func TestStages(t *testing.T) {
+	names := map[string]bool{}
+	checkStages(t, names, Proposers())
+	checkStages(t, names, Assessors())
+	checkStages(t, names, Responders())
 }
 
-// By hand: pass rates 1/2, then 1, with decay 0.3 average to 0.65.
-func TestPassRate(t *testing.T) {
-	s := NewState(1)
-	for step, correct := range [][]bool{{true, false}, {true, true}} {
-		v := &Visit{State: s, Rows: []int32{0, 0}, Correct: correct}
-		if err := datasets.Run(Assessors(), []datasets.Call{{Stage: "pass_rate"}}, v, datasets.Env{Step: step}); err != nil {
+func checkStages[F any](t *testing.T, names map[string]bool, table []datasets.Stage[F]) {
+	for _, s := range table {
+		if s.Name == "" || s.Paper == "" || s.Version < 1 || len(s.Reads) == 0 || len(s.Writes) == 0 || names[s.Name] {
+			t.Errorf("stage %q lacks something or is there twice: %+v", s.Name, s)
+		}
+		names[s.Name] = true
+		params, err := json.Marshal(s.Defaults)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	want := &State{Visits: []int32{2}, Attempts: []int64{4}, Successes: []int64{3}, PassRate: []float64{1}, Average: []float64{0.65}, LastStep: []int32{1}, Bucket: []string{BucketSolved}}
-	if d := cmp.Diff(want, s); d != "" {
-		t.Error(d)
-	}
-	for _, bad := range []string{`{"hard":0.9}`, `{"decay":0}`, `{"medium":2}`, `{"mild":1}`} {
-		if _, err := PassRate.Bind(json.RawMessage(bad)); err == nil {
-			t.Errorf("%s is accepted", bad)
+		if _, err := s.Bind(params); err != nil {
+			t.Errorf("%s does not accept its defaults %s: %v", s.Name, params, err)
+		}
+		if _, err := s.Bind(json.RawMessage(`{"no_such_parameter":1}`)); err == nil || !strings.Contains(err.Error(), "no_such_parameter") {
+			t.Errorf("%s: an unknown parameter gives %v", s.Name, err)
 		}
 	}
-	err := datasets.Run(Assessors(), []datasets.Call{{Stage: "pass_rate"}}, &Visit{State: s, Rows: []int32{7}, Correct: []bool{true}}, datasets.Env{})
-	if err == nil {
-		t.Error("a problem outside of the set is accepted")
+}
+
+// Every parameter out of range is refused by name.
+func TestParameters(t *testing.T) {
+	for _, c := range []struct{ stage, params, want string }{
+		{"pass_rate", `{"hard":0.9}`, "hard is 0.9 and medium 0.7"},
+		{"pass_rate", `{"medium":2}`, "medium 2"},
+		{"pass_rate", `{"decay":0}`, "decay is 0; it must be in (0, 1]"},
+		{"pass_rate", `{"forget":1.5}`, "forget is 1.5; it must be in (0, 1]"},
+		{"revisit", `{"revisit_after":-1}`, "revisit_after is -1; it must be at least 0"},
+		{"learnable", `{"explore":-0.1}`, "explore is -0.1; it must be in [0, 1]"},
+		{"clpo.restructure", `{"mode":"easy_only"}`, `mode is "easy_only"`},
+		{"clpo.restructure", `{"tau_hard":2}`, "tau_hard is 2; it must be in [0, 1]"},
+		{"clpo.restructure", `{"tau_medium_low":0.8}`, "tau_medium_low is 0.8 and tau_medium_high 0.7"},
+		{"clpo.restructure", `{"rewriter":"teacher"}`, `rewriter is "teacher"`},
+		{"clpo.restructure", `{"max_rewrite_tokens":0}`, "max_rewrite_tokens is 0"},
+		{"scaf-grpo.scaffold", `{"exemption":1.1}`, "exemption is 1.1; it must be in [0, 1]"},
+		{"scaf-grpo.scaffold", `{"search":"binary"}`, `search is "binary"`},
+		{"scaf-grpo.scaffold", `{"tiers":[]}`, "tiers is empty"},
+		{"scaf-grpo.scaffold", `{"tiers":["solution","magic"]}`, `tiers[1] is "magic"`},
+		{"scaf-grpo.scaffold", `{"tiers":["solution","solution"]}`, `tiers[1] is "solution", which is named before`},
+		{"scaf-grpo.scaffold", `{"parts":0}`, "parts is 0"},
+		{"scaf-grpo.scaffold", `{"source":"teacher"}`, `source is "teacher"`},
+		{"scaf-grpo.scaffold", `{"source":"procedural","tiers":["planning"]}`, "with source procedural it must have solution"},
+	} {
+		err := bindAny(c.stage, c.params)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s: error %v, want %q", c.stage, c.params, err, c.want)
+		}
 	}
+}
+
+func bindAny(name, params string) error {
+	if s, err := datasets.FindStage(Proposers(), name); err == nil {
+		_, err = s.Bind(json.RawMessage(params))
+		return err
+	}
+	if s, err := datasets.FindStage(Assessors(), name); err == nil {
+		_, err = s.Bind(json.RawMessage(params))
+		return err
+	}
+	s, err := datasets.FindStage(Responders(), name)
+	if err == nil {
+		_, err = s.Bind(json.RawMessage(params))
+	}
+	return err
 }

@@ -19,16 +19,25 @@ var Uniform = Proposer{
 	Bind:     datasets.Bind(struct{}{}, uniform),
 }
 
+var errNoProblems = errors.New("the problem set is empty")
+
 func uniform(_ struct{}, p *Pose, env datasets.Env) error {
 	if p.Problems <= 0 {
-		return errors.New("the problem set is empty")
+		return errNoProblems
 	}
-	n := int64(p.Problems)
-	for c := p.Posed; c < p.Posed+int64(p.Groups); c++ {
-		key := datasets.Stream(env.Seed, "uniform", uint64(c/n))
-		p.Rows = append(p.Rows, int32(permute(key, uint64(c%n), uint64(n))))
+	for range p.Groups {
+		p.Rows = append(p.Rows, p.next(env))
 	}
 	return nil
+}
+
+// next is the problem at the cursor in the order of Uniform, and moves the
+// cursor on.
+func (p *Pose) next(env datasets.Env) int32 {
+	n := uint64(p.Problems)
+	epoch, position := uint64(p.Posed)/n, uint64(p.Posed)%n
+	p.Posed++
+	return int32(permute(datasets.Stream(env.Seed, "uniform", epoch), position, n))
 }
 
 // permute is the image of i under a pseudo-random permutation of [0, n) given
