@@ -50,53 +50,100 @@ var GRPOAdvantage = Stage{
 var grpoDefaults = GRPO{ScaleRewards: "group", AdvantageEpsilon: 1e-6}
 
 func (p GRPO) advantage(b *Batch, _ datasets.Env) error {
-	var all, rewards []float64
-	for i, r := range b.Reward {
-		if b.Reason[i] == "" {
-			all = append(all, r)
-		}
+	var some []float64 // rewards of the kept rows, where some are dropped
+	scale := 1.0
+	switch p.ScaleRewards {
+	case "group":
+		scale = 0 // each group's own
+	case "batch":
+		some = keptRewards(nil, b.Reward, b.Reason)
+		scale = deviation(some, total(some)/float64(len(some))) + p.AdvantageEpsilon
 	}
-	_, batchStd := meanStd(all)
 	for g := range b.Groups() {
 		lo, hi := b.Group(g)
-		rewards = rewards[:0]
-		for i := lo; i < hi; i++ {
-			b.Advantage[i] = 0
-			if b.Reason[i] == "" {
-				rewards = append(rewards, b.Reward[i])
+		advantage, reward, reason := b.Advantage[lo:hi], b.Reward[lo:hi], b.Reason[lo:hi]
+		sum, flat, all := survey(reward, reason)
+		switch {
+		case flat:
+			clear(advantage)
+		case all:
+			p.standardise(advantage, reward, sum, scale)
+		default:
+			some = keptRewards(some[:0], reward, reason)
+			if Flat(some) {
+				clear(some)
+			} else {
+				p.standardise(some, some, total(some), scale)
 			}
-		}
-		if Flat(rewards) {
-			continue
-		}
-		mean, std := meanStd(rewards)
-		scale := 1.0
-		switch p.ScaleRewards {
-		case "group":
-			scale = std + p.AdvantageEpsilon
-		case "batch":
-			scale = batchStd + p.AdvantageEpsilon
-		}
-		for i := lo; i < hi; i++ {
-			if b.Reason[i] == "" {
-				b.Advantage[i] = (b.Reward[i] - mean) / scale
+			kept := 0
+			for i := range advantage {
+				advantage[i] = 0
+				if reason[i] == "" {
+					advantage[i] = some[kept]
+					kept++
+				}
 			}
 		}
 	}
 	return nil
 }
 
-// meanStd is the mean and the population standard deviation; zeros for none.
-func meanStd(x []float64) (mean, std float64) {
-	if len(x) == 0 {
-		return 0, 0
+// standardise writes the advantages of rewards that are not flat and have that
+// sum to dst. A scale of 0 stands for the group's own.
+func (p GRPO) standardise(dst, reward []float64, sum, scale float64) {
+	mean := sum / float64(len(reward))
+	if scale == 0 {
+		scale = deviation(reward, mean) + p.AdvantageEpsilon
 	}
+	dst = dst[:len(reward)]
+	for i, r := range reward {
+		dst[i] = (r - mean) / scale
+	}
+}
+
+// keptRewards appends the rewards of the kept rows to dst.
+func keptRewards(dst, reward []float64, reason []string) []float64 {
+	for i, r := range reward {
+		if reason[i] == "" {
+			dst = append(dst, r)
+		}
+	}
+	return dst
+}
+
+// survey is the sum of a group's rewards, whether they are flat, and whether
+// all rows are kept, in one pass that no reward makes branch.
+func survey(reward []float64, reason []string) (sum float64, flat, all bool) {
+	if len(reward) == 0 {
+		return 0, true, true
+	}
+	reason = reason[:len(reward)]
+	first, differ, dropped := math.Float64bits(reward[0]), uint64(0), 0
+	for i, r := range reward {
+		sum += r
+		differ |= math.Float64bits(r) ^ first
+		dropped |= len(reason[i])
+	}
+	// Bits that differ may still be equal rewards: 0 and −0.
+	return sum, differ == 0 || differ == 1<<63 && Flat(reward), dropped == 0
+}
+
+// The sums run in order, and no product is fused into one, so that every
+// machine rounds alike.
+
+func total(x []float64) float64 {
+	sum := 0.0
 	for _, v := range x {
-		mean += v
+		sum += v
 	}
-	mean /= float64(len(x))
+	return sum
+}
+
+// deviation is the population standard deviation about the mean.
+func deviation(x []float64, mean float64) float64 {
+	sum := 0.0
 	for _, v := range x {
-		std += (v - mean) * (v - mean)
+		sum += float64((v - mean) * (v - mean))
 	}
-	return mean, math.Sqrt(std / float64(len(x)))
+	return math.Sqrt(sum / float64(len(x)))
 }
