@@ -25,14 +25,16 @@ var layers = map[string][]string{
 	"recipes":            {"datasets", "curriculum", "sampling", "policy"},
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
 	"workflows":          {"datasets", "recipes", "activities"},
+	"claims":             {"datasets", "workflows"},
 	"stack":              {"datasets"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "policy", "recipes", "activities", "workflows", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "worker", "stack"},
 }
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "cmd/gradus"},
+	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "claims", "cmd/gradus"},
+	"gonum.org/":                 {"claims"},
 	"github.com/minio/minio-go/": {"datasets"},
 	"github.com/gomlx/":          {"policy"},
 	"go.temporal.io/":            {"activities", "workflows", "worker", "cmd/gradus"},

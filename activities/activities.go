@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/gradus-rl/gradus/curriculum"
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/reward"
@@ -103,9 +105,15 @@ func (a *Activities) stage(ctx context.Context, run Run, l datasets.Lineage, wor
 	return Output{Tables: r.Tables, Metrics: r.Metrics, Seconds: seconds, Reused: reused}, nil
 }
 
+// remote reports whether ctx is that of an activity whose server waits for
+// heartbeats.
+func remote(ctx context.Context) bool {
+	return activity.IsActivity(ctx) && !activity.GetInfo(ctx).IsLocalActivity
+}
+
 // beat reports to the server that the activity is alive until stop is called.
 func beat(ctx context.Context) (stop func()) {
-	if !activity.IsActivity(ctx) || activity.GetInfo(ctx).IsLocalActivity {
+	if !remote(ctx) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -223,10 +231,11 @@ func hashes(refs ...datasets.Ref) []string {
 	return out
 }
 
-// problemSet is a problems table as columns in memory.
+// problemSet is a problems table as columns in memory. It is shared: nobody
+// changes it.
 type problemSet struct {
-	id, prompt, answer, solution, verifier []string
-	level                                  []int32
+	curriculum.Problems
+	rowOf map[string]int32 // by problem id
 }
 
 func (a *Activities) problems(ctx context.Context, r datasets.Ref) (*problemSet, error) {
@@ -255,10 +264,34 @@ func (a *Activities) problems(ctx context.Context, r datasets.Ref) (*problemSet,
 }
 
 func newProblemSet(t *datasets.Table) *problemSet {
-	s := &problemSet{
-		id: datasets.ProblemID.Get(t), prompt: datasets.Prompt.Get(t), answer: datasets.Answer.Get(t),
-		solution: datasets.Solution.Get(t), verifier: datasets.Verifier.Get(t),
+	s := &problemSet{rowOf: make(map[string]int32, t.Rows()), Problems: curriculum.Problems{
+		ID: datasets.ProblemID.Get(t), Source: datasets.Source.Get(t), Prompt: datasets.Prompt.Get(t), Answer: datasets.Answer.Get(t),
+		Solution: datasets.Solution.Get(t), Verifier: datasets.Verifier.Get(t),
+		Level: slices.Clone(datasets.Level.Get(t)), // the table is released
+		Steps: texts(t, datasets.Steps), Knowledge: texts(t, datasets.KnowledgeParts), Planning: texts(t, datasets.PlanningParts),
+		Breakdown: texts(t, datasets.SolutionParts),
+	}}
+	if t.Has(datasets.Simplified.Name) {
+		s.Simplified = datasets.Simplified.Get(t)
 	}
-	s.level = append(s.level, datasets.Level.Get(t)...) // the table is released
+	if t.Has(datasets.Diversified.Name) {
+		s.Diversified = datasets.Diversified.Get(t)
+	}
+	for i, id := range s.ID {
+		s.rowOf[id] = int32(i)
+	}
 	return s
+}
+
+// texts is a column of lists, nil where the table has none.
+func texts(t *datasets.Table, c datasets.ListColumn[string]) [][]string {
+	if !t.Has(c.Name) {
+		return nil
+	}
+	lists := c.Get(t)
+	out := make([][]string, lists.Len())
+	for i := range out {
+		out[i] = lists.Row(i)
+	}
+	return out
 }

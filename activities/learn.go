@@ -10,6 +10,7 @@ import (
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/policy"
 	"github.com/gradus-rl/gradus/recipes"
+	"github.com/gradus-rl/gradus/sampling"
 )
 
 // WarmInput is one chunk of the supervised warm-up.
@@ -42,7 +43,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 			return datasets.Result{}, err
 		}
 		var rows []int32
-		for i, level := range p.level {
+		for i, level := range p.Level {
 			if level == 0 || len(plan.Warmup.Levels) == 0 || slices.Contains(plan.Warmup.Levels, level) {
 				rows = append(rows, int32(i))
 			}
@@ -68,9 +69,9 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 				var batch []policy.Sample
 				for _, r := range pose.Rows {
 					i := int(rows[r])
-					s, err := demonstration(tokenizer, p.prompt[i], solutionText(ctx, plan, p, i), t.State().Config.MaxPositionEmbeddings)
+					s, err := demonstration(tokenizer, p.Prompt[i], solutionText(ctx, plan, p, i), t.State().Config.MaxPositionEmbeddings)
 					if err != nil {
-						return invalid{fmt.Errorf("problem %q: %w", p.id[i], err)}
+						return invalid{fmt.Errorf("problem %q: %w", p.ID[i], err)}
 					}
 					tokens += len(s.Prompt) + len(s.Completion)
 					batch = append(batch, s)
@@ -130,12 +131,13 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 	if err != nil {
 		return Output{}, classify(err)
 	}
-	l := datasets.Lineage{Stage: "update", Version: 1, Step: in.Step, Inputs: hashes(in.Policy, in.Selections, in.Reference), Params: params(struct {
-		Learning policy.Learning
-		Backend  string
-	}{plan.Learning, plan.Backend})}
+	l := datasets.Lineage{Stage: "update", Version: 2, Step: in.Step, Inputs: hashes(in.Policy, in.Selections, in.Reference), Params: params(struct {
+		Learning     policy.Learning
+		Backend      string
+		MeasureEvery int
+	}{plan.Learning, plan.Backend, plan.MeasureEvery})}
 	done, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
-		batch, err := a.batch(ctx, in)
+		batch, err := a.batch(ctx, plan, in)
 		if err != nil {
 			return datasets.Result{}, err
 		}
@@ -161,6 +163,13 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 			})
 			if err != nil {
 				return datasets.Result{}, err
+			}
+			if plan.MeasureEvery > 0 && in.Step%plan.MeasureEvery == 0 {
+				measured, err := a.divergence(ctx, plan, in, out)
+				if err != nil {
+					return datasets.Result{}, fmt.Errorf("measure divergence: %w", err)
+				}
+				maps.Copy(metrics, measured)
 			}
 			for _, s := range batch {
 				for t := range s.Completion {
@@ -205,48 +214,106 @@ func updateMetrics(m policy.UpdateMetrics) map[string]float64 {
 }
 
 // batch is the kept completions as samples.
-func (a *Activities) batch(ctx context.Context, in UpdateInput) ([]policy.Sample, error) {
-	var shards []datasets.Ref
-	for _, r := range in.Rounds {
-		shards = append(shards, r.Rollouts...)
-	}
-	rollouts, err := a.loadAll(ctx, shards)
+func (a *Activities) batch(ctx context.Context, plan recipes.Plan, in UpdateInput) ([]policy.Sample, error) {
+	c, err := a.completions(ctx, answers(in.Rounds), plan.Sampling.MaxCompletionLength)
 	if err != nil {
 		return nil, err
 	}
-	defer rollouts.Release()
+	defer c.release()
 	selections, err := a.load(ctx, in.Selections)
 	if err != nil {
 		return nil, err
 	}
 	defer selections.Release()
-	if selections.Rows() != rollouts.Rows() {
-		return nil, invalid{fmt.Errorf("%d selections for %d completions", selections.Rows(), rollouts.Rows())}
+	if err := c.restore(selections); err != nil {
+		return nil, err
 	}
-	prompts, completions, logprobs := datasets.PromptIDs.Get(rollouts), datasets.CompletionIDs.Get(rollouts), datasets.LogProbs.Get(rollouts)
-	advantages, tokens := datasets.Advantage.Get(selections), datasets.TokensKept.Get(selections)
-	var masks datasets.Lists[bool]
-	if selections.Has(datasets.TokenMask.Name) {
-		masks = datasets.TokenMask.Get(selections)
-	}
-	var out []policy.Sample
-	for i, kept := range datasets.Kept.Get(selections) {
-		if !kept || tokens[i] == 0 {
-			continue
+	rows, at := c.rows(c.trained)
+	logprobs := datasets.LogProbs.Get(c.rollouts)
+	out := make([]policy.Sample, len(rows))
+	for j, i := range at {
+		n := len(rows[j].Completion)
+		s := policy.Sample{
+			Prompt: slices.Clone(rows[j].Prompt), Completion: slices.Clone(rows[j].Completion),
+			OldLogProbs: slices.Clone(logprobs.Row(int(c.order[i]))), Advantages: slices.Repeat([]float32{float32(c.batch.Advantage[i])}, n),
 		}
-		s := policy.Sample{Prompt: slices.Clone(prompts.Row(i)), Completion: slices.Clone(completions.Row(i)), OldLogProbs: slices.Clone(logprobs.Row(i))}
-		s.Advantages = slices.Repeat([]float32{float32(advantages[i])}, len(s.Completion))
-		if masks.Len() > 0 {
-			s.Mask = make([]float32, len(s.Completion))
-			for t, keep := range masks.Row(i) {
-				if keep {
+		if c.batch.OriginalPrompt != nil && c.batch.OriginalPrompt[i] {
+			s.OldLogProbs = nil // they were those under the hint
+		}
+		if c.batch.KLScale != nil {
+			s.KLScales = slices.Repeat([]float32{float32(c.batch.KLScale[i])}, n)
+		}
+		if reasons := c.batch.TokenReason[i]; reasons != nil {
+			s.Mask = make([]float32, n)
+			for t, r := range reasons {
+				if r == sampling.TokenKept {
 					s.Mask[t] = 1
 				}
 			}
 		}
-		out = append(out, s)
+		out[j] = s
 	}
 	return out, nil
+}
+
+// divergence measures the KL divergence of the update, token by token over the
+// support that the masking stages saw, and how well CAPO's m_F ranks it.
+func (a *Activities) divergence(ctx context.Context, plan recipes.Plan, in UpdateInput, after datasets.Ref) (map[string]float64, error) {
+	c, err := a.completions(ctx, answers(in.Rounds), plan.Sampling.MaxCompletionLength)
+	if err != nil {
+		return nil, err
+	}
+	defer c.release()
+	selections, err := a.load(ctx, in.Selections)
+	if err != nil {
+		return nil, err
+	}
+	defer selections.Release()
+	if err := c.restore(selections); err != nil {
+		return nil, err
+	}
+	rows, at := c.rows(c.trained)
+	var seen []policy.Inspected
+	var kl [][]float32
+	for i, version := range []datasets.Ref{in.Policy, after} {
+		model, err := a.Policies.model(ctx, version)
+		if err != nil {
+			return nil, err
+		}
+		engine, release, err := a.Policies.engine(plan.Backend, model)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			seen, err = engine.Inspect(ctx, rows, plan.Sampling.Temperature, policy.InspectOptions{TopK: plan.MaskTopK})
+		} else {
+			kl, err = engine.Divergence(ctx, rows, seen, plan.Sampling.Temperature)
+		}
+		release()
+		if err != nil {
+			return nil, err
+		}
+	}
+	var measured, predicted []float64
+	sum := 0.0
+	shifts := datasets.Lists[float32]{}
+	if selections.Has(datasets.PolicyShift.Name) {
+		shifts = datasets.PolicyShift.Get(selections)
+	}
+	for j, i := range at {
+		for t, v := range kl[j] {
+			sum += float64(v)
+			measured = append(measured, float64(v))
+			if shifts.Len() > 0 {
+				predicted = append(predicted, float64(shifts.Row(int(c.order[i]))[t]))
+			}
+		}
+	}
+	m := map[string]float64{"capo/kl_mean": sum / float64(max(1, len(measured)))}
+	if len(predicted) == len(measured) {
+		m["capo/spearman"] = sampling.Spearman(predicted, measured)
+	}
+	return m, nil
 }
 
 // reference fills in the reference policy's log-probabilities.

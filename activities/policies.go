@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -10,7 +11,7 @@ import (
 )
 
 // Policies keeps what is costly to have: loaded policies by version, compiled
-// engines by architecture, and the trainer of the newest version. It is
+// engines by architecture, and the trainers of the newest versions. It is
 // bounded, and everything in it can be had again from the store.
 type Policies struct {
 	store datasets.Store
@@ -19,8 +20,10 @@ type Policies struct {
 	backends map[string]*policy.Backend
 	models   []cachedModel // newest last
 	engines  map[string][]*policy.Engine
-	trainer  *policy.Trainer
-	trained  string // version that trainer holds; "" none
+	trainers []cachedTrainer // newest last
+
+	tokenizer     *policy.Tokenizer // the one last read
+	tokenizerHash string
 }
 
 type cachedModel struct {
@@ -28,7 +31,17 @@ type cachedModel struct {
 	state *policy.State
 }
 
-const maxModels = 4
+// cachedTrainer is an idle trainer and the version it holds.
+type cachedTrainer struct {
+	hash    string
+	trainer *policy.Trainer
+}
+
+// Bounds of the cache: a few experiments that share a worker.
+const (
+	maxModels   = 8
+	maxTrainers = 2
+)
 
 // NewPolicies returns an empty cache over a store.
 func NewPolicies(store datasets.Store) *Policies {
@@ -45,10 +58,10 @@ func (p *Policies) Close() {
 		}
 	}
 	p.engines = map[string][]*policy.Engine{}
-	if p.trainer != nil {
-		p.trainer.Close()
-		p.trainer = nil
+	for _, t := range p.trainers {
+		t.trainer.Close()
 	}
+	p.trainers = nil
 }
 
 func (p *Policies) backend(spec string) (*policy.Backend, error) {
@@ -128,13 +141,12 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 	if err != nil {
 		return datasets.Ref{}, err
 	}
+	var t *policy.Trainer
 	p.mu.Lock()
-	t := p.trainer
-	if t != nil && (fresh || p.trained != ref.Hash) {
-		t.Close()
-		t = nil
+	if i := slices.IndexFunc(p.trainers, func(c cachedTrainer) bool { return c.hash == ref.Hash }); i >= 0 && !fresh {
+		t = p.trainers[i].trainer
+		p.trainers = slices.Delete(p.trainers, i, i+1)
 	}
-	p.trainer, p.trained = nil, ""
 	p.mu.Unlock()
 	if t == nil {
 		s, err := policy.LoadState(ctx, p.store, ref)
@@ -161,9 +173,10 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 	p.keep(out, &policy.State{Config: s.Config, Tokenizer: s.Tokenizer, Weights: s.Weights.Clone()})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.trainer != nil { // another update ended meanwhile
-		p.trainer.Close()
+	p.trainers = append(p.trainers, cachedTrainer{out.Hash, t})
+	for len(p.trainers) > maxTrainers {
+		p.trainers[0].trainer.Close()
+		p.trainers = slices.Delete(p.trainers, 0, 1)
 	}
-	p.trainer, p.trained = t, out.Hash
 	return out, nil
 }

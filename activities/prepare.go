@@ -19,7 +19,8 @@ import (
 
 // Names of the tables that Prepare returns.
 const (
-	TableTrain      = "train"
+	TableTrain      = "train"      // posed in training
+	TableWarm       = "warm"       // of the warm-up: the training problems of all levels
 	TableValidation = "validation" // of the warm-up
 	TableTest       = "test"       // held out, for evaluations
 	TableState      = "state"      // curriculum state
@@ -46,15 +47,16 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		}
 		inputs = append(inputs, ref.Hash)
 	}
-	l := datasets.Lineage{Stage: "prepare", Version: 1, Inputs: inputs, Params: params(struct {
+	l := datasets.Lineage{Stage: "prepare", Version: 2, Inputs: inputs, Params: params(struct {
 		Problems, EvalProblems, Policy, Verifier string
 		Families                                 []string
-		Levels                                   []int32
+		Levels, TrainLevels                      []int32
 		PerLevel, EvalPerLevel, Length           int
 		SkipBad                                  bool
 		Model                                    recipes.Model
-	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels,
-		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model})}
+		Respond                                  []datasets.Call
+	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
+		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, plan.Respond})}
 	return a.stage(ctx, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
 		if err != nil {
@@ -82,7 +84,8 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 			}
 			ref, err := datasets.Save(ctx, a.Store, labelled)
 			if name == TableTrain && err == nil {
-				r.Tables[TableState], err = a.saveState(ctx, l, datasets.ProblemID.Get(labelled), datasets.Level.Get(labelled), curriculum.NewState(labelled.Rows()))
+				r.Tables[TableWarm] = ref
+				ref, r.Tables[TableState], err = a.posed(ctx, l, labelled, ref, plan.TrainLevels)
 			}
 			labelled.Release()
 			if err != nil {
@@ -97,6 +100,36 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		r.Metrics["weights"] = float64(state.Config.Parameters())
 		return r, nil
 	})
+}
+
+// posed stores the problems of the levels that training poses, and the state of
+// a curriculum that has posed none of them yet.
+func (a *Activities) posed(ctx context.Context, l datasets.Lineage, t *datasets.Table, ref datasets.Ref, levels []int32) (posed, state datasets.Ref, err error) {
+	if len(levels) > 0 {
+		var rows []int32
+		for i, level := range datasets.Level.Get(t) {
+			if slices.Contains(levels, level) {
+				rows = append(rows, int32(i))
+			}
+		}
+		if len(rows) == 0 {
+			return posed, state, invalid{fmt.Errorf("train_levels %v: no training problem has one of them", levels)}
+		}
+		taken, err := datasets.Take(memory.DefaultAllocator, t, rows)
+		if err != nil {
+			return posed, state, err
+		}
+		defer taken.Release()
+		if t, err = taken.WithLineage(l); err != nil {
+			return posed, state, err
+		}
+		defer t.Release()
+		if ref, err = datasets.Save(ctx, a.Store, t); err != nil {
+			return posed, state, err
+		}
+	}
+	state, err = a.saveState(ctx, l, datasets.ProblemID.Get(t), datasets.Level.Get(t), curriculum.NewState(t.Rows()))
+	return ref, state, err
 }
 
 // split returns the training, validation and test problems; the caller
@@ -232,13 +265,23 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 	context := 0
 	for _, name := range []string{TableTrain, TableValidation, TableTest} {
 		p := newProblemSet(sets[name])
-		for i := range p.id {
+		for i := range p.ID {
 			target := solutionText(ctx, plan, p, i)
-			for _, r := range p.prompt[i] + target {
+			for _, r := range p.Prompt[i] + target {
 				characters[r] = true
 			}
-			context = max(context, len([]rune(p.prompt[i]))+max(plan.Sampling.MaxCompletionLength, 1))
+			context = max(context, len([]rune(p.Prompt[i]))+max(plan.Sampling.MaxCompletionLength, 1))
 		}
+	}
+	more, err := posable(plan, newProblemSet(sets[TableTrain]))
+	if err != nil {
+		return nil, invalid{err}
+	}
+	for _, prompt := range more {
+		for _, r := range prompt {
+			characters[r] = true
+		}
+		context = max(context, len([]rune(prompt))+max(plan.Sampling.MaxCompletionLength, 1))
 	}
 	var alphabet strings.Builder
 	for _, r := range slices.Sorted(maps.Keys(characters)) {
@@ -265,16 +308,16 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 // worked solution, closed by "#### answer" where the verifier would not find
 // the answer in it.
 func solutionText(ctx context.Context, plan recipes.Plan, p *problemSet, i int) string {
-	v, err := reward.ByName(verifierOf(plan, p.verifier[i]))
-	if err == nil && p.solution[i] != "" {
-		if verdict, err := v.Verify(ctx, p.solution[i], p.answer[i]); err == nil && verdict.Reward == 1 {
-			return p.solution[i]
+	v, err := reward.ByName(verifierOf(plan, p.Verifier[i]))
+	if err == nil && p.Solution[i] != "" {
+		if verdict, err := v.Verify(ctx, p.Solution[i], p.Answer[i]); err == nil && verdict.Reward == 1 {
+			return p.Solution[i]
 		}
 	}
-	if p.solution[i] == "" {
-		return "#### " + p.answer[i]
+	if p.Solution[i] == "" {
+		return "#### " + p.Answer[i]
 	}
-	return p.solution[i] + "\n#### " + p.answer[i]
+	return p.Solution[i] + "\n#### " + p.Answer[i]
 }
 
 func verifierOf(plan recipes.Plan, own string) string {
@@ -289,7 +332,9 @@ func (a *Activities) saveState(ctx context.Context, l datasets.Lineage, ids []st
 	return a.save(ctx, datasets.KindAssessments, l,
 		datasets.ProblemID.Of(ids), datasets.Level.Of(levels), datasets.Visits.Of(s.Visits), datasets.Attempts.Of(s.Attempts),
 		datasets.Successes.Of(s.Successes), datasets.PassRate.Of(s.PassRate), datasets.PassRateAverage.Of(s.Average),
-		datasets.LastStep.Of(s.LastStep), datasets.Bucket.Of(s.Bucket))
+		datasets.LastStep.Of(s.LastStep), datasets.Bucket.Of(s.Bucket), datasets.PosteriorAlpha.Of(s.PosteriorAlpha),
+		datasets.PosteriorBeta.Of(s.PosteriorBeta), datasets.Stagnation.Of(s.Stagnation), datasets.HintNeeded.Of(s.HintNeeded),
+		datasets.HintedStep.Of(s.HintedStep), datasets.GraduatedStep.Of(s.GraduatedStep))
 }
 
 // loadState reads the curriculum state into memory of its own.
@@ -303,5 +348,8 @@ func (a *Activities) loadState(ctx context.Context, r datasets.Ref) (*curriculum
 		Visits: slices.Clone(datasets.Visits.Get(t)), Attempts: slices.Clone(datasets.Attempts.Get(t)), Successes: slices.Clone(datasets.Successes.Get(t)),
 		PassRate: slices.Clone(datasets.PassRate.Get(t)), Average: slices.Clone(datasets.PassRateAverage.Get(t)),
 		LastStep: slices.Clone(datasets.LastStep.Get(t)), Bucket: datasets.Bucket.Get(t),
+		PosteriorAlpha: slices.Clone(datasets.PosteriorAlpha.Get(t)), PosteriorBeta: slices.Clone(datasets.PosteriorBeta.Get(t)),
+		Stagnation: slices.Clone(datasets.Stagnation.Get(t)), HintNeeded: slices.Clone(datasets.HintNeeded.Get(t)),
+		HintedStep: slices.Clone(datasets.HintedStep.Get(t)), GraduatedStep: slices.Clone(datasets.GraduatedStep.Get(t)),
 	}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/gradus-rl/gradus/curriculum"
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/recipes"
 )
 
 // ProposeInput says how many groups to pose next.
@@ -17,13 +18,17 @@ type ProposeInput struct {
 	Problems   datasets.Ref `json:"problems"`
 	State      datasets.Ref `json:"state"`
 	Step       int          `json:"step"`
-	Posed      int64        `json:"posed"`       // groups posed so far in the experiment
+	Posed      int64        `json:"posed"`       // cursor of the proposing stage
 	FirstGroup int32        `json:"first_group"` // number of the first new group within the step
 	Groups     int          `json:"groups"`
+	Known      []Score      `json:"known,omitempty"` // pass rates by level of the newest evaluation, for stages that may know them
 }
 
 // TableProposals is the table that Propose and Pose return.
 const TableProposals = "proposals"
+
+// MetricPosed is the cursor that Propose hands back.
+const MetricPosed = "posed"
 
 // Propose chooses the problems to pose, by the plan's proposing stage.
 func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, error) {
@@ -31,12 +36,14 @@ func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, erro
 	if err != nil {
 		return Output{}, classify(err)
 	}
-	l := datasets.Lineage{Stage: "propose", Version: 1, Step: in.Step, Inputs: hashes(in.Problems, in.State), Params: params(struct {
+	l := datasets.Lineage{Stage: "propose", Version: 2, Step: in.Step, Inputs: hashes(in.Problems, in.State), Params: params(struct {
 		Call                          datasets.Call
 		Posed                         int64
 		FirstGroup                    int32
 		Groups, NumGenerations, Steps int
-	}{plan.Propose, in.Posed, in.FirstGroup, in.Groups, plan.NumGenerations, plan.Steps})}
+		Known                         []Score
+		AnswerNoise                   float64
+	}{plan.Propose, in.Posed, in.FirstGroup, in.Groups, plan.NumGenerations, plan.Steps, in.Known, plan.AnswerNoise})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
@@ -46,12 +53,17 @@ func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, erro
 		if err != nil {
 			return datasets.Result{}, err
 		}
-		pose := &curriculum.Pose{Problems: len(p.id), Levels: p.level, State: state, Groups: in.Groups, Posed: in.Posed}
+		pose := &curriculum.Pose{Problems: len(p.ID), Levels: p.Level, State: state, Groups: in.Groups, Posed: in.Posed, Known: map[int32]float64{}}
+		for _, s := range in.Known {
+			pose.Known[s.Level] = s.PassAt1
+		}
 		env := datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Steps}
 		if err := datasets.Run(curriculum.Proposers(), []datasets.Call{plan.Propose}, pose, env); err != nil {
 			return datasets.Result{}, invalid{err}
 		}
-		return a.proposals(ctx, l, p, pose.Rows, in.FirstGroup, plan.NumGenerations)
+		r, err := a.proposals(ctx, l, p, original(pose.Rows, in.FirstGroup, plan.NumGenerations), p.noisy(plan))
+		r.Metrics = map[string]float64{MetricPosed: float64(pose.Posed)}
+		return r, err
 	})
 }
 
@@ -64,33 +76,68 @@ type PoseInput struct {
 
 // Pose proposes every problem of a set once.
 func (a *Activities) Pose(ctx context.Context, in PoseInput) (Output, error) {
-	l := datasets.Lineage{Stage: "pose", Version: 1, Inputs: hashes(in.Problems), Params: params(in.NumGenerations)}
+	l := datasets.Lineage{Stage: "pose", Version: 2, Inputs: hashes(in.Problems), Params: params(in.NumGenerations)}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
 			return datasets.Result{}, err
 		}
-		rows := make([]int32, len(p.id))
+		rows := make([]int32, len(p.ID))
 		for i := range rows {
 			rows[i] = int32(i)
 		}
-		return a.proposals(ctx, l, p, rows, 0, in.NumGenerations)
+		return a.proposals(ctx, l, p, original(rows, 0, in.NumGenerations), p.answer)
 	})
 }
 
-func (a *Activities) proposals(ctx context.Context, l datasets.Lineage, p *problemSet, rows []int32, first int32, generations int) (datasets.Result, error) {
-	n := len(rows)
-	group, level, hint, tries := make([]int32, n), make([]int32, n), make([]int32, n), make([]int32, n)
-	id, prompt, answer, verifier := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	origin, parent := make([]string, n), make([]string, n)
+// original poses problems as they stand, a group each.
+func original(rows []int32, first int32, generations int) []curriculum.Proposal {
+	out := make([]curriculum.Proposal, len(rows))
 	for i, r := range rows {
-		group[i], level[i], tries[i] = first+int32(i), p.level[r], int32(generations)
-		id[i], prompt[i], answer[i], verifier[i], origin[i] = p.id[r], p.prompt[r], p.answer[r], p.verifier[r], "original"
+		out[i] = curriculum.Proposal{Group: first + int32(i), Row: r, Origin: curriculum.OriginOriginal, Tries: int32(generations)}
+	}
+	return out
+}
+
+func (p *problemSet) answer(row int32) string { return p.Answer[row] }
+
+// noisy is the answers that training takes for right: with answer_noise, that
+// share of the problems has the answer of another problem.
+func (p *problemSet) noisy(plan recipes.Plan) func(row int32) string {
+	return func(row int32) string {
+		if float64(datasets.Stream(plan.Seed, "noise", p.ID[row])>>11)/(1<<53) >= plan.AnswerNoise {
+			return p.Answer[row]
+		}
+		return p.Answer[datasets.Stream(plan.Seed, "noise answer", p.ID[row])%uint64(len(p.ID))]
+	}
+}
+
+// proposals stores what is to be rolled out. A proposal without a prompt of its
+// own has the problem's.
+func (a *Activities) proposals(ctx context.Context, l datasets.Lineage, p *problemSet, proposed []curriculum.Proposal, answer func(row int32) string) (datasets.Result, error) {
+	var c struct {
+		group, row, level, hint, tries, first                           []int32
+		id, prompt, prefill, answer, verifier, origin, parent, purposes []string
+	}
+	for _, o := range proposed {
+		prompt, parent := o.Prompt, p.ID[o.Row]
+		if prompt == "" {
+			prompt = p.Prompt[o.Row]
+		}
+		if o.Origin == curriculum.OriginOriginal {
+			parent = ""
+		}
+		c.group, c.row, c.level, c.hint = append(c.group, o.Group), append(c.row, o.Row), append(c.level, p.Level[o.Row]), append(c.hint, o.HintLevel)
+		c.tries, c.first, c.id = append(c.tries, o.Tries), append(c.first, o.FirstSample), append(c.id, p.ID[o.Row])
+		c.prompt, c.prefill, c.answer = append(c.prompt, prompt), append(c.prefill, o.Prefill), append(c.answer, answer(o.Row))
+		c.verifier, c.origin = append(c.verifier, p.Verifier[o.Row]), append(c.origin, o.Origin)
+		c.parent, c.purposes = append(c.parent, parent), append(c.purposes, o.Purpose)
 	}
 	ref, err := a.save(ctx, datasets.KindProposals, l,
-		datasets.Group.Of(group), datasets.ProblemID.Of(id), datasets.ProblemIndex.Of(rows), datasets.Level.Of(level),
-		datasets.Prompt.Of(prompt), datasets.Answer.Of(answer), datasets.Verifier.Of(verifier), datasets.Origin.Of(origin),
-		datasets.Parent.Of(parent), datasets.HintLevel.Of(hint), datasets.NumGenerations.Of(tries))
+		datasets.Group.Of(c.group), datasets.ProblemID.Of(c.id), datasets.ProblemIndex.Of(c.row), datasets.Level.Of(c.level),
+		datasets.Prompt.Of(c.prompt), datasets.Answer.Of(c.answer), datasets.Verifier.Of(c.verifier), datasets.Origin.Of(c.origin),
+		datasets.Parent.Of(c.parent), datasets.HintLevel.Of(c.hint), datasets.NumGenerations.Of(c.tries), datasets.FirstSample.Of(c.first),
+		datasets.Prefill.Of(c.prefill), datasets.Purpose.Of(c.purposes))
 	return datasets.Result{Tables: map[string]datasets.Ref{TableProposals: ref}}, err
 }
 
@@ -122,7 +169,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 	if in.Greedy {
 		sampling.Temperature = 0
 	}
-	l := datasets.Lineage{Stage: "rollout", Version: 1, Step: in.Step, Inputs: hashes(in.Proposals, in.Policy), Params: params(struct {
+	l := datasets.Lineage{Stage: "rollout", Version: 2, Step: in.Step, Inputs: hashes(in.Proposals, in.Policy), Params: params(struct {
 		Purpose, Backend string
 		Sampling         policy.Sampling
 		Shard, Shards    int
@@ -145,7 +192,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		lo, hi := t.Rows()*in.Shard/in.Shards, t.Rows()*(in.Shard+1)/in.Shards
 		groups, ids, levels := datasets.Group.Get(t), datasets.ProblemID.Get(t), datasets.Level.Get(t)
 		prompts, tries, hints := datasets.Prompt.Get(t), datasets.NumGenerations.Get(t), datasets.HintLevel.Get(t)
-		origins, parents := datasets.Origin.Get(t), datasets.Parent.Get(t)
+		origins, parents, prefills, firsts := datasets.Origin.Get(t), datasets.Parent.Get(t), datasets.Prefill.Get(t), datasets.FirstSample.Get(t)
 		var c struct {
 			group, sample, level, hint               []int32
 			id, origin, parent, policy, text, finish []string
@@ -154,20 +201,19 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		}
 		var rows []policy.Prompt
 		for g := lo; g < hi; g++ {
-			tokens, err := model.Tokenizer.Encode(prompts[g])
+			tokens, err := model.Tokenizer.Encode(prompts[g] + prefills[g])
 			if err != nil {
 				return datasets.Result{}, invalid{fmt.Errorf("problem %q: %w", ids[g], err)}
 			}
-			for s := range tries[g] {
+			for s := firsts[g]; s < firsts[g]+tries[g]; s++ {
 				rows = append(rows, policy.Prompt{IDs: tokens, Stream: datasets.Stream(plan.Seed, "rollout", in.Purpose, in.Step, ids[g], groups[g], s)})
 				c.group, c.sample, c.level, c.hint = append(c.group, groups[g]), append(c.sample, s), append(c.level, levels[g]), append(c.hint, hints[g])
 				c.id, c.origin, c.parent = append(c.id, ids[g]), append(c.origin, origins[g]), append(c.parent, parents[g])
 				c.policy, c.prompt = append(c.policy, in.Policy.Hash), append(c.prompt, tokens)
 			}
 		}
-		local := !activity.IsActivity(ctx) || activity.GetInfo(ctx).IsLocalActivity
 		completions, err := engine.Generate(ctx, rows, sampling, func(done, total int) {
-			if !local {
+			if remote(ctx) {
 				activity.RecordHeartbeat(ctx, done, total)
 			}
 		})

@@ -5,6 +5,7 @@ package recipes
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/policy"
@@ -15,14 +16,18 @@ import (
 type Plan struct {
 	Recipe string `json:"recipe"` // name of the row it came from
 	Seed   uint64 `json:"seed"`   // of all randomness
-	Steps  int    `json:"steps"`  // training steps
+	Steps  int    `json:"steps"`  // training steps, the denominator of every schedule
+
+	MaxGeneratedTokens int64 `json:"max_generated_tokens"` // ends the training when that many tokens were generated for it; 0 = no bound
 
 	Problems         string   `json:"problems"`           // name or Ref of the training problems; "" makes them from families
 	EvalProblems     string   `json:"eval_problems"`      // held-out problems; "" holds some out of the training problems
 	Families         []string `json:"families"`           // procedural families, used without problems
 	Levels           []int32  `json:"levels"`             // their levels
+	TrainLevels      []int32  `json:"train_levels"`       // levels posed in training, of the problems there are; none means all
 	ProblemsPerLevel int      `json:"problems_per_level"` // problems made per family and level
 	Verifier         string   `json:"verifier"`           // for problems that name none
+	AnswerNoise      float64  `json:"answer_noise"`       // share of the training problems whose answer is taken from another problem, to see what a recipe stands
 	SkipBad          bool     `json:"skip_bad"`           // leave out problems longer than the context instead of refusing the set
 
 	Policy  string `json:"policy"`  // Ref of the policy to start from; "" makes a new small one
@@ -41,7 +46,12 @@ type Plan struct {
 
 	Propose datasets.Call   `json:"propose"` // which problems
 	Assess  datasets.Call   `json:"assess"`  // how hard they are
+	Respond []datasets.Call `json:"respond"` // what to pose in answer to a step's failures: rewrites, hints
 	Select  []datasets.Call `json:"select"`  // which completions and tokens, with what advantage
+	Mask    []datasets.Call `json:"mask"`    // which tokens, judged by a score pass of the policy that is to be updated
+
+	MaskTopK     int `json:"mask_top_k"`    // likeliest tokens that the score pass looks at
+	MeasureEvery int `json:"measure_every"` // steps between measurements of what an update did to the policy, 0 = never
 
 	Reuse bool `json:"reuse"` // take results of other experiments where the key is the same
 }
@@ -92,6 +102,10 @@ func (p Plan) Validate() error {
 		{"num_generations", float64(p.NumGenerations), 2, 4096},
 		{"max_rollout_rounds", float64(p.MaxRolloutRounds), 1, 1000},
 		{"rollout_shards", float64(p.RolloutShards), 1, 1000},
+		{"max_generated_tokens", float64(p.MaxGeneratedTokens), 0, 1e15},
+		{"answer_noise", p.AnswerNoise, 0, 1},
+		{"mask_top_k", float64(p.MaskTopK), 1, 1e6},
+		{"measure_every", float64(p.MeasureEvery), 0, 1e7},
 		{"warmup.max_steps", float64(p.Warmup.MaxSteps), 0, 1e6},
 		{"warmup.batch_size", float64(p.Warmup.BatchSize), 1, 1e5},
 		{"warmup.every", float64(p.Warmup.Every), 1, 1e6},
@@ -114,6 +128,11 @@ func (p Plan) Validate() error {
 	for _, l := range p.Levels {
 		if l < 1 || l > 10 {
 			return fmt.Errorf("levels holds %d; levels go from 1 to 10", l)
+		}
+	}
+	for _, l := range p.TrainLevels {
+		if p.Problems == "" && !slices.Contains(p.Levels, l) {
+			return fmt.Errorf("train_levels holds %d, which levels %v does not", l, p.Levels)
 		}
 	}
 	if err := p.Sampling.Validate(); err != nil {

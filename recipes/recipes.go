@@ -24,14 +24,42 @@ type Recipe struct {
 func All() []Recipe {
 	return []Recipe{
 		row("grpo", "DeepSeekMath, arXiv:2402.03300", "group-relative advantages, flat groups left out", func(*Plan) {}),
-		row("dapo", "DAPO, arXiv:2503.14476", "grpo with clip-higher and dynamic sampling: dropped groups are posed anew", func(p *Plan) {
+		row("dapo", "DAPO, arXiv:2503.14476", "grpo with clip-higher, an overlong penalty and dynamic sampling: dropped groups are posed anew", func(p *Plan) {
 			p.MaxRolloutRounds = 3
 			p.Learning.EpsilonHigh = 0.28
+			p.Select = calls("dapo.overlong", `dapo.filter {"metric":"acc"}`, "grpo.advantage")
 		}),
 		row("dr-grpo", "Dr. GRPO, arXiv:2503.20783", "grpo without the two normalisers that bias it", func(p *Plan) {
 			p.Learning.LossType = policy.LossDrGRPO
-			p.Select = calls(sampling.DynamicFilter.Name, sampling.GRPOAdvantage.Name)
-			p.Select[1].Params = []byte(`{"scale_rewards":"none"}`)
+			p.Select = calls("dapo.filter", `grpo.advantage {"scale_rewards":"none"}`)
+		}),
+		row("lite-ppo", "Tricks or Traps, arXiv:2508.08221", "rewards centred by group and scaled by batch, loss averaged over tokens, no filter", func(p *Plan) {
+			p.Select = calls(`grpo.advantage {"scale_rewards":"batch"}`)
+		}),
+		row("clpo", "CLPO, arXiv:2509.25004", "hard problems simplified, medium ones diversified, both trained on beside the originals", func(p *Plan) {
+			p.Respond = calls(`clpo.restructure {"rewriter":"procedural"}`)
+			p.Select = calls("dapo.filter", "clpo.mix", "clpo.kl_scale", "grpo.advantage")
+			p.Learning.Beta = 0.001
+		}),
+		row("scaf-grpo", "Scaf-GRPO, arXiv:2510.19807", "problems that all tries fail are tried under hints; the least that helps stands in for one failure", func(p *Plan) {
+			p.Respond = calls(`scaf-grpo.scaffold {"source":"procedural"}`)
+			p.Select = calls("scaf-grpo.replace", "dapo.filter", "grpo.advantage")
+		}),
+		row("d3s", "D3S, arXiv:2509.22115", "completions of greatest advantage variance and tokens of greatest |A|·H, few at first", func(p *Plan) {
+			p.Select = calls("dapo.filter", "grpo.advantage", "d3s.samples", "d3s.tokens")
+		}),
+		row("capo", "CAPO, arXiv:2510.00819", "tokens left out whose step would shift the objective or the policy too far", func(p *Plan) {
+			p.Mask = calls(smallCAPO)
+			p.Learning.LossType = policy.LossGRPO
+			p.MeasureEvery = 10
+		}),
+		row("gradus", "the four together", "restructure, scaffold, select samples and tokens, mask tokens", func(p *Plan) {
+			p.Propose = calls("revisit")[0]
+			p.Respond = calls(`clpo.restructure {"rewriter":"procedural"}`, `scaf-grpo.scaffold {"source":"procedural"}`)
+			p.Select = calls("scaf-grpo.replace", "dapo.filter", "clpo.mix", "clpo.kl_scale", "grpo.advantage", "d3s.samples", "d3s.tokens")
+			p.Mask = calls(smallCAPO)
+			p.Learning.Beta = 0.001
+			p.MeasureEvery = 10
 		}),
 	}
 }
@@ -55,10 +83,19 @@ func Lookup(name string) (Recipe, error) {
 	return Recipe{}, fmt.Errorf("unknown recipe %q; there are %s", name, strings.Join(names, ", "))
 }
 
-func calls(names ...string) []datasets.Call {
-	out := make([]datasets.Call, len(names))
-	for i, n := range names {
-		out[i].Stage = n
+// smallCAPO is CAPO with thresholds for the built-in small policy, whose
+// learning rate is a thousand times that of a pretrained one.
+const smallCAPO = `capo.mask {"hessian":5,"fisher":0.5}`
+
+// calls are stages by name, each followed by its own parameters where it has any.
+func calls(stages ...string) []datasets.Call {
+	out := make([]datasets.Call, len(stages))
+	for i, s := range stages {
+		name, params, _ := strings.Cut(s, " ")
+		out[i].Stage = name
+		if params != "" {
+			out[i].Params = []byte(params)
+		}
 	}
 	return out
 }
@@ -72,7 +109,7 @@ func baseline() Plan {
 	learning.AdamBeta2 = 0.95
 	return Plan{
 		Steps: 150, Verifier: "numeric", Backend: "go",
-		Families: []string{"running_sums"}, Levels: []int32{1, 2, 3, 4, 5, 6, 7, 8}, ProblemsPerLevel: 512,
+		Families: []string{"running_sums"}, Levels: []int32{1, 2, 3, 4, 5, 6, 7, 8}, ProblemsPerLevel: 512, TrainLevels: []int32{},
 		Model: Model{HiddenSize: 64, IntermediateSize: 128, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 4, RopeTheta: 1000},
 		Warmup: Warmup{
 			MaxSteps: 400, MaxTokens: 4 << 20, BatchSize: 128, LearningRate: 2e-3,
@@ -84,14 +121,26 @@ func baseline() Plan {
 		Evaluation: Evaluation{ProblemsPerLevel: 32, NumGenerations: 8},
 		Propose:    datasets.Call{Stage: curriculum.Uniform.Name},
 		Assess:     datasets.Call{Stage: curriculum.PassRate.Name},
+		Respond:    []datasets.Call{},
 		Select:     calls(sampling.DynamicFilter.Name, sampling.GRPOAdvantage.Name),
+		Mask:       []datasets.Call{},
+		MaskTopK:   50,
 	}
 }
 
 // ownProblems sets what fits problems of the user's own better than the
-// built-in ones: room for an answer in words, and a batch and a warm-up that
-// longer texts can afford.
+// built-in ones: room for an answer in words, a batch and a warm-up that
+// longer texts can afford, hints cut from the solutions, and each paper's own
+// way of rewriting and thresholds.
 func (p *Plan) ownProblems() {
+	for i, c := range p.Respond {
+		switch c.Stage {
+		case curriculum.Restructure.Name:
+			p.Respond[i].Params = nil
+		case curriculum.Scaffold.Name:
+			p.Respond[i].Params = []byte(`{"source":"solution"}`)
+		}
+	}
 	p.Sampling.MaxCompletionLength = 256
 	p.PromptsPerStep = 32
 	p.Learning.LearningRate = 5e-4
@@ -108,23 +157,35 @@ func (p Plan) validateStages() error {
 	if _, err := bind(curriculum.Assessors(), p.Assess); err != nil {
 		return fmt.Errorf("assess: %w", err)
 	}
+	for i, c := range p.Respond {
+		if _, err := bind(curriculum.Responders(), c); err != nil {
+			return fmt.Errorf("respond[%d]: %w", i, err)
+		}
+	}
 	have := slices.Clone(sampling.Given)
-	for i, c := range p.Select {
-		s, err := bind(sampling.Stages(), c)
-		if err != nil {
-			return fmt.Errorf("select[%d]: %w", i, err)
-		}
-		for _, column := range s.Reads {
-			if !slices.Contains(have, column) {
-				return fmt.Errorf("select[%d]: %s reads column %q, which no stage before it writes", i, c.Stage, column)
+	list := func(name string, calls []datasets.Call) error {
+		for i, c := range calls {
+			s, err := bind(sampling.Stages(), c)
+			if err != nil {
+				return fmt.Errorf("%s[%d]: %w", name, i, err)
 			}
+			for _, column := range s.Reads {
+				if !slices.Contains(have, column) {
+					return fmt.Errorf("%s[%d]: %s reads column %q, which no stage before it writes", name, i, c.Stage, column)
+				}
+			}
+			have = append(have, s.Writes...)
 		}
-		have = append(have, s.Writes...)
+		return nil
+	}
+	if err := list("select", p.Select); err != nil {
+		return err
 	}
 	if !slices.Contains(have, sampling.Advantage) {
 		return fmt.Errorf("select: no stage writes column %q, so there is nothing to learn from", sampling.Advantage)
 	}
-	return nil
+	have = append(have, sampling.Features)
+	return list("mask", p.Mask)
 }
 
 // bind finds a call's stage and tries its parameters.

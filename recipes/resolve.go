@@ -66,7 +66,7 @@ func Resolve(raw []byte) (Plan, error) {
 }
 
 func rank(key string) int {
-	if key == "propose" || key == "assess" || key == "select" {
+	if slices.Contains([]string{"propose", "assess", "respond", "select", "mask"}, key) {
 		return 0
 	}
 	return 1
@@ -113,13 +113,15 @@ func decode(key string, raw json.RawMessage, into any) error {
 	return nil
 }
 
-// calls are the plan's stage calls, to be changed in place. The slice is
-// copied first, as a recipe's row shares it.
+// calls are the plan's stage calls, to be changed in place. The slices are
+// copied first, as a recipe's row shares them.
 func (p *Plan) calls() []*datasets.Call {
-	p.Select = slices.Clone(p.Select)
 	out := []*datasets.Call{&p.Propose, &p.Assess}
-	for i := range p.Select {
-		out = append(out, &p.Select[i])
+	for _, list := range []*[]datasets.Call{&p.Respond, &p.Select, &p.Mask} {
+		*list = slices.Clone(*list)
+		for i := range *list {
+			out = append(out, &(*list)[i])
+		}
 	}
 	return out
 }
@@ -148,6 +150,9 @@ func defaults(stage string) (any, bool) {
 		return s.Defaults, true
 	}
 	if s, err := datasets.FindStage(curriculum.Assessors(), stage); err == nil {
+		return s.Defaults, true
+	}
+	if s, err := datasets.FindStage(curriculum.Responders(), stage); err == nil {
 		return s.Defaults, true
 	}
 	if s, err := datasets.FindStage(sampling.Stages(), stage); err == nil {

@@ -27,7 +27,7 @@ import (
 const (
 	RoleCPU     = "cpu"     // workflows and short stages
 	RoleRollout = "rollout" // generation
-	RoleTrain   = "train"   // updates, one at a time
+	RoleTrain   = "train"   // updates
 )
 
 // Roles lists them all.
@@ -38,6 +38,7 @@ type Options struct {
 	Roles     []string // of Roles; none means all
 	Namespace string   // Temporal namespace, "" = default
 	Rollouts  int      // rollout shards at once; 0 = GOMAXPROCS
+	Updates   int      // updates at once, of different experiments; 0 = 1
 	Grace     time.Duration
 	Log       zerolog.Logger
 }
@@ -83,7 +84,7 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = o.Rollouts, true
 			tw = worker.New(c, workflows.QueueRollout, options)
 		case RoleTrain:
-			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = 1, true
+			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = max(1, o.Updates), true
 			tw = worker.New(c, workflows.QueueTrain, options)
 		}
 		tw.RegisterActivity(a)

@@ -6,6 +6,7 @@ package workflows
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -89,6 +90,24 @@ type Result struct {
 	Completions   int64                  `json:"completions"`
 	Tokens        int64                  `json:"tokens"`         // generated in training
 	Trained       int64                  `json:"tokens_trained"` // kept for the update
+	Verified      int64                  `json:"verifier_calls"`
+	Masked        int64                  `json:"tokens_masked"`    // rejected by masking stages
+	Inspected     int64                  `json:"tokens_inspected"` // that masking stages looked at
+	Curve         []Point                `json:"curve"`            // an entry per evaluation on the held-out problems
+}
+
+// Point is the policy's held-out figures at some step, and what the training had
+// cost until then.
+type Point struct {
+	Step        int     `json:"step"`
+	PassAt1     float64 `json:"pass_at_1"`
+	PassAt8     float64 `json:"pass_at_8"`
+	Greedy      float64 `json:"greedy"`
+	Completions int64   `json:"completions"`
+	Tokens      int64   `json:"tokens"` // generated for the training: rewrites, hinted and dropped tries counted in
+	Trained     int64   `json:"tokens_trained"`
+	Verified    int64   `json:"verifier_calls"`
+	Seconds     float64 `json:"seconds"` // of training steps
 }
 
 // Carried is what an experiment hands to itself when its history is renewed.
@@ -98,7 +117,8 @@ type Carried struct {
 	Policy    datasets.Ref            `json:"policy"`
 	Reference datasets.Ref            `json:"reference"`
 	State     datasets.Ref            `json:"state"`
-	Posed     int64                   `json:"posed"`
+	Posed     int64                   `json:"posed"`      // cursor of the proposing stage
+	NextGroup int32                   `json:"next_group"` // first free group number of the step
 	Step      int                     `json:"step"`
 	Pending   []activities.Round      `json:"pending,omitempty"` // rounds that wait for a full batch
 	Status    Status                  `json:"status"`
@@ -175,13 +195,24 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 	if e.Status.Before, err = e.evaluate(ctx, activities.TableTest, "test", 0, true); err != nil {
 		return err
 	}
-	e.Status.Current, e.Result.Before = e.Status.Before, e.Status.Before
+	e.Result.Before = e.Status.Before
+	e.point(e.Status.Before)
 	return nil
+}
+
+// point notes an evaluation as the newest.
+func (e *experiment) point(v *activities.Evaluation) {
+	r := &e.Result
+	e.Status.Current = v
+	r.Curve = append(r.Curve, Point{
+		Step: e.Step, PassAt1: v.All.PassAt1, PassAt8: v.All.PassAt8, Greedy: v.All.Greedy,
+		Completions: r.Completions, Tokens: r.Tokens, Trained: r.Trained, Verified: r.Verified, Seconds: r.TrainSeconds,
+	})
 }
 
 // run is the training loop.
 func (e *experiment) run(ctx workflow.Context) (*Result, error) {
-	for ; e.Step < e.plan().Steps; e.Step++ {
+	for e.more() {
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return nil, workflow.NewContinueAsNewError(ctx, Experiment, json.RawMessage(nil), &e.Carried)
 		}
@@ -191,25 +222,31 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 		if err := e.step(ctx); err != nil {
 			return nil, err
 		}
-		every := e.plan().Evaluation.Every
-		if every > 0 && (e.Step+1)%every == 0 && e.Step+1 < e.plan().Steps {
-			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step+1, true)
+		e.Step++
+		if every := e.plan().Evaluation.Every; every > 0 && e.Step%every == 0 && e.more() {
+			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
 			if err != nil {
 				return nil, err
 			}
-			e.Status.Current = evaluation
+			e.point(evaluation)
 		}
 	}
 	after, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
 	if err != nil {
 		return nil, err
 	}
-	e.Status.Current = after
+	e.point(after)
 	e.Result.After, e.Result.Policy, e.Result.Steps, e.Result.WarmSteps = after, e.Policy, e.Step, e.Status.Warm
 	if err := e.phase(ctx, "finished"); err != nil {
 		return nil, err
 	}
 	return &e.Result, nil
+}
+
+// more reports whether there are steps to come.
+func (e *experiment) more() bool {
+	budget := e.plan().MaxGeneratedTokens
+	return e.Step < e.plan().Steps && (budget == 0 || e.Result.Tokens < budget)
 }
 
 // warm runs the supervised warm-up until the policy can do what it should on
@@ -227,7 +264,7 @@ func (e *experiment) warm(ctx workflow.Context) error {
 		}
 		steps = min(steps, w.MaxSteps-e.Status.Warm)
 		var out activities.Output
-		in := activities.WarmInput{Run: e.id, Train: e.Setup[activities.TableTrain], Policy: e.Policy, From: e.Status.Warm, Steps: steps}
+		in := activities.WarmInput{Run: e.id, Train: e.Setup[activities.TableWarm], Policy: e.Policy, From: e.Status.Warm, Steps: steps}
 		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Warm, in).Get(ctx, &out); err != nil {
 			return err
 		}
@@ -246,90 +283,185 @@ func (e *experiment) warm(ctx workflow.Context) error {
 	return nil
 }
 
-// step is one training step: rounds of posing, selection, update.
+// step is one training step: rounds of posing, answers to failures, selection,
+// update.
 func (e *experiment) step(ctx workflow.Context) error {
 	p := e.plan()
-	begin := workflow.Now(ctx)
-	work := 0.0
-	carried := len(e.Pending)
+	t := &tally{begin: workflow.Now(ctx), metrics: map[string]float64{}}
 	rounds := e.Pending
-	kept, group := 0, int32(0)
-	for _, r := range rounds {
-		group += int32(r.Proposals.Rows)
+	carried := len(rounds)
+	if carried == 0 {
+		e.NextGroup = 0
 	}
-	metrics := map[string]float64{}
+	kept := 0
 	for round := 0; round < p.MaxRolloutRounds && (round == 0 || kept < p.PromptsPerStep); round++ {
 		groups := p.PromptsPerStep - kept
 		var proposed activities.Output
 		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Propose, activities.ProposeInput{
-			Run: e.id, Problems: e.Setup[activities.TableTrain], State: e.State, Step: e.Step, Posed: e.Posed, FirstGroup: group, Groups: groups,
+			Run: e.id, Problems: e.Setup[activities.TableTrain], State: e.State, Step: e.Step, Posed: e.Posed, FirstGroup: e.NextGroup, Groups: groups, Known: known(e.Status.Current),
 		}).Get(ctx, &proposed); err != nil {
 			return err
 		}
-		e.Posed += int64(groups)
-		group += int32(groups)
+		t.work += proposed.Seconds
+		e.Posed = int64(proposed.Metrics[activities.MetricPosed])
+		e.NextGroup += int32(groups)
 		r := activities.Round{Proposals: proposed.Tables[activities.TableProposals]}
-		seconds, err := e.rollout(ctx, &r, "train", e.Step, false)
+		mixed, err := e.try(ctx, &r, t)
 		if err != nil {
 			return err
 		}
-		var scored activities.Output
-		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Score, activities.ScoreInput{Run: e.id, Step: e.Step, Round: r}).Get(ctx, &scored); err != nil {
-			return err
-		}
-		r.Scores = scored.Tables[activities.TableScores]
 		rounds = append(rounds, r)
-		kept += int(scored.Metrics[activities.MetricMixed])
-		metrics["verifier/timeout"] += scored.Metrics["verifier/timeout"]
-		metrics["verifier/error"] += scored.Metrics["verifier/error"]
-		metrics["verifier/no_answer"] += scored.Metrics["verifier/no_answer"]
-		work += proposed.Seconds + seconds + scored.Seconds
+		kept += mixed
 	}
-	var selected, updated activities.Output
+	rounds, err := e.respond(ctx, rounds, carried, t)
+	if err != nil {
+		return err
+	}
+	var selected, masked, updated activities.Output
 	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Select, activities.SelectInput{
 		Run: e.id, Step: e.Step, Problems: e.Setup[activities.TableTrain], State: e.State, Rounds: rounds, Carried: carried,
 	}).Get(ctx, &selected); err != nil {
 		return err
 	}
 	e.State = selected.Tables[activities.TableState]
-	work += selected.Seconds
+	t.work += selected.Seconds
+	t.keep(selected.Metrics)
 	e.Pending = nil
 	if p.ShortBatch == "wait" && int(selected.Metrics["kept_groups"]) < p.PromptsPerStep {
 		e.Pending = rounds
 	} else {
-		for _, name := range stepMetrics {
-			if v, ok := selected.Metrics[name]; ok {
-				metrics[name] = v
+		selections := selected.Tables[activities.TableSelections]
+		if len(p.Mask) > 0 {
+			if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Mask, activities.MaskInput{
+				Run: e.id, Step: e.Step, Rounds: rounds, Selections: selections, Policy: e.Policy, Reference: e.Reference,
+			}).Get(ctx, &masked); err != nil {
+				return err
 			}
+			selections = masked.Tables[activities.TableSelections]
+			t.work += masked.Seconds
+			t.keep(masked.Metrics)
+			e.Result.Masked += int64(masked.Metrics[activities.MetricMasked])
+			e.Result.Inspected += int64(masked.Metrics[activities.MetricInspected])
 		}
 		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Update, activities.UpdateInput{
-			Run: e.id, Step: e.Step, Rounds: rounds, Selections: selected.Tables[activities.TableSelections], State: e.State,
-			Policy: e.Policy, Reference: e.Reference, Metrics: metrics,
+			Run: e.id, Step: e.Step, Rounds: rounds, Selections: selections, State: e.State,
+			Policy: e.Policy, Reference: e.Reference, Metrics: t.metrics,
 		}).Get(ctx, &updated); err != nil {
 			return err
 		}
 		e.Policy = updated.Tables[activities.TablePolicy]
-		work += updated.Seconds
+		t.work += updated.Seconds
 	}
-	m := selected.Metrics
-	seconds := workflow.Now(ctx).Sub(begin).Seconds()
+	return e.report(ctx, t, updated.Metrics)
+}
+
+// known is what the newest evaluation tells of the levels.
+func known(v *activities.Evaluation) []activities.Score {
+	if v == nil {
+		return nil
+	}
+	return v.Levels
+}
+
+// tally is what a step adds up.
+type tally struct {
+	begin       time.Time
+	work        float64            // seconds of the stages' own work
+	completions int64              // drawn in this step, texts on request counted in
+	tokens      int64              // of them
+	verified    int64              // verifier calls
+	metrics     map[string]float64 // figures that are kept with the step
+}
+
+// keep takes figures over, all but what steers the workflow. The order in which
+// keys are copied makes no difference.
+func (t *tally) keep(metrics map[string]float64) {
+	maps.Copy(t.metrics, metrics)
+	delete(t.metrics, activities.MetricNextGroup)
+	delete(t.metrics, activities.MetricRequest)
+}
+
+// try rolls a round out and has it verified. It returns how many groups got
+// rewards that are not all equal.
+func (e *experiment) try(ctx workflow.Context, r *activities.Round, t *tally) (mixed int, err error) {
+	drawn, err := e.rollout(ctx, r, "train", e.Step, false)
+	if err != nil {
+		return 0, err
+	}
+	t.work += drawn.seconds
+	t.completions += drawn.completions
+	t.tokens += drawn.tokens
+	if r.Request {
+		t.metrics["num_tokens/request"] += float64(drawn.tokens)
+		return 0, nil
+	}
+	var scored activities.Output
+	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Score, activities.ScoreInput{Run: e.id, Step: e.Step, Round: *r}).Get(ctx, &scored); err != nil {
+		return 0, err
+	}
+	r.Scores = scored.Tables[activities.TableScores]
+	t.work += scored.Seconds
+	t.verified += int64(scored.Metrics["verifier/calls"])
+	for _, name := range []string{"verifier/calls", "verifier/timeout", "verifier/error", "verifier/no_answer"} {
+		t.metrics[name] += scored.Metrics[name]
+	}
+	return int(scored.Metrics[activities.MetricMixed]), nil
+}
+
+// respond asks the plan's responding stages, each until it has nothing more to
+// propose, and tries what they propose.
+func (e *experiment) respond(ctx workflow.Context, rounds []activities.Round, carried int, t *tally) ([]activities.Round, error) {
+	for i, call := range e.plan().Respond {
+		for turn := range maxTurns {
+			var out activities.Output
+			if err := workflow.ExecuteLocalActivity(short(ctx), acts.Respond, activities.RespondInput{
+				Run: e.id, Step: e.Step, Stage: i, Turn: turn, Problems: e.Setup[activities.TableTrain], State: e.State, Policy: e.Policy,
+				Rounds: rounds[carried:], NextGroup: e.NextGroup,
+			}).Get(ctx, &out); err != nil {
+				return nil, err
+			}
+			t.work += out.Seconds
+			t.keep(out.Metrics)
+			e.NextGroup = int32(out.Metrics[activities.MetricNextGroup])
+			proposals, ok := out.Tables[activities.TableProposals]
+			if !ok {
+				break
+			}
+			r := activities.Round{Proposals: proposals, Stage: call.Stage, Request: out.Metrics[activities.MetricRequest] == 1}
+			if _, err := e.try(ctx, &r, t); err != nil {
+				return nil, err
+			}
+			rounds = append(rounds, r)
+		}
+	}
+	return rounds, nil
+}
+
+// maxTurns bounds how often a responding stage is asked in one step.
+const maxTurns = 64
+
+// report notes the step's figures where users look.
+func (e *experiment) report(ctx workflow.Context, t *tally, updated map[string]float64) error {
+	m := t.metrics
+	seconds := workflow.Now(ctx).Sub(t.begin).Seconds()
 	summary := StepSummary{
-		Step: e.Step + 1, PassRate: m["pass_rate"], Reward: m["reward"], Kept: m["kept"], Entropy: m["entropy"], Tokens: m["num_tokens"],
-		Loss: updated.Metrics["loss"], GradNorm: updated.Metrics["grad_norm"], Trained: updated.Metrics["trained"],
-		Seconds: seconds, Orchestration: max(0, seconds-work),
+		Step: e.Step + 1, PassRate: m["pass_rate"], Reward: m["reward"], Kept: m["kept"], Entropy: m["entropy"], Tokens: float64(t.tokens),
+		Loss: updated["loss"], GradNorm: updated["grad_norm"], Trained: updated["trained"],
+		Seconds: seconds, Orchestration: max(0, seconds-t.work),
 	}
 	if e.Status.Recent = append(e.Status.Recent, summary); len(e.Status.Recent) > maxRecent {
 		e.Status.Recent = e.Status.Recent[len(e.Status.Recent)-maxRecent:]
 	}
 	e.Status.Step, e.Status.Policy = e.Step+1, e.Policy
 	e.Result.TrainSeconds += seconds
-	e.Result.Orchestration += max(0, seconds-work)
-	e.Result.Completions += int64(m["completions"])
-	e.Result.Tokens += int64(m["num_tokens"])
-	e.Result.Trained += int64(updated.Metrics["trained"])
+	e.Result.Orchestration += max(0, seconds-t.work)
+	e.Result.Completions += t.completions
+	e.Result.Tokens += t.tokens
+	e.Result.Verified += t.verified
+	e.Result.Trained += int64(updated["trained"])
 	// The visibility store is no log: short steps share an entry.
 	now := workflow.Now(ctx)
-	if now.Sub(e.shown) < 5*time.Second && e.Step+1 < p.Steps {
+	if now.Sub(e.shown) < 5*time.Second && e.Step+1 < e.plan().Steps {
 		return nil
 	}
 	e.shown = now
@@ -339,16 +471,14 @@ func (e *experiment) step(ctx workflow.Context) error {
 // maxRecent bounds the steps that a status tells of.
 const maxRecent = 32
 
-// stepMetrics are the figures of a selection that a step's metrics keep.
-var stepMetrics = []string{
-	"completions", "groups", "num_tokens", "kept_groups", "pass_rate", "reward", "reward_trained", "kept",
-	"completions/mean_length", "completions/clipped_ratio", "entropy", "frac_reward_zero_std",
-	"dropped/group_all_wrong", "dropped/group_all_right", "dropped/group_flat",
+// drawn is what a rollout cost.
+type drawn struct {
+	seconds             float64 // of the slowest shard
+	completions, tokens int64
 }
 
-// rollout draws a round's completions, one activity per shard, and returns the
-// seconds of the slowest.
-func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose string, step int, greedy bool) (float64, error) {
+// rollout draws a round's completions, one activity per shard.
+func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose string, step int, greedy bool) (d drawn, err error) {
 	shards := e.plan().RolloutShards
 	futures := make([]workflow.Future, shards)
 	for i := range shards {
@@ -356,16 +486,18 @@ func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose 
 			Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy, Shard: i, Shards: shards,
 		})
 	}
-	slowest := 0.0
 	for _, f := range futures {
 		var out activities.Output
 		if err := f.Get(ctx, &out); err != nil {
-			return 0, err
+			return d, err
 		}
-		r.Rollouts = append(r.Rollouts, out.Tables[activities.TableRollouts])
-		slowest = max(slowest, out.Seconds)
+		shard := out.Tables[activities.TableRollouts]
+		r.Rollouts = append(r.Rollouts, shard)
+		d.seconds = max(d.seconds, out.Seconds)
+		d.completions += shard.Rows
+		d.tokens += int64(out.Metrics["tokens"])
 	}
-	return slowest, nil
+	return d, nil
 }
 
 // evaluate measures the policy on one of the problem sets.

@@ -3,9 +3,12 @@ package workflows_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 	"go.temporal.io/sdk/activity"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/reward"
 	"github.com/gradus-rl/gradus/workflows"
 )
@@ -89,8 +93,84 @@ func TestContinueAsNew(t *testing.T) {
 	}
 	for _, r := range []*workflows.Result{&want, &got} { // wall time differs
 		r.TrainSeconds, r.Orchestration, r.Before.Seconds, r.After.Seconds = 0, 0, 0, 0
+		for i := range r.Curve {
+			r.Curve[i].Seconds = 0
+		}
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+}
+
+// Every recipe trains on the built-in problems, and says of every completion and
+// token why it was not trained on: the counts over reasons add up.
+func TestRecipes(t *testing.T) {
+	options := map[string]string{
+		"scaf-grpo": `,"exemption":0,"train_levels":[3],"levels":[1,3]`,
+		"gradus":    `,"exemption":0,"train_levels":[3],"levels":[1,3]`,
+		"clpo":      `,"families":["running_sums","sorting"]`,
+	}
+	used := map[string]string{"clpo": "completions/simplified", "scaf-grpo": "completions/hinted", "gradus": "completions/hinted", "d3s": "tokens_dropped/low_key", "capo": "capo/learning_rate"}
+	for _, recipe := range recipes.All() {
+		t.Run(recipe.Name, func(t *testing.T) {
+			t.Parallel()
+			store := datasets.NewMemory()
+			e := environment(t, store)
+			given := strings.TrimSuffix(tiny, "}") + `,"recipe":"` + recipe.Name + `"` + options[recipe.Name] + "}"
+			e.ExecuteWorkflow(workflows.Experiment, json.RawMessage(given), (*workflows.Carried)(nil))
+			var r workflows.Result
+			if err := e.GetWorkflowResult(&r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Trained == 0 || len(r.Curve) != 2 {
+				t.Errorf("%d tokens trained on, %d evaluations", r.Trained, len(r.Curve))
+			}
+			seen := false
+			for step := range r.Steps {
+				m := metrics(t, store, "default-test-workflow-id", step)
+				seen = seen || m[used[recipe.Name]] > 0
+				var dropped, tokens float64
+				for name, v := range m {
+					if strings.HasPrefix(name, "dropped/") {
+						dropped += v
+					}
+					if strings.HasPrefix(name, "tokens_dropped/") {
+						tokens += v
+					}
+				}
+				if kept := m["kept"] * m["completions"]; math.Abs(kept+dropped-m["completions"]) > 1e-6 {
+					t.Errorf("step %d: %v completions kept and %v dropped of %v", step, kept, dropped, m["completions"])
+				}
+				if m["tokens_kept"] != m["num_tokens_trained"] {
+					t.Errorf("step %d: %v tokens kept, %v trained on", step, m["tokens_kept"], m["num_tokens_trained"])
+				}
+			}
+			if used[recipe.Name] != "" && !seen {
+				t.Errorf("no step has %s", used[recipe.Name])
+			}
+		})
+	}
+}
+
+// metrics are the figures that a step left in the store.
+func metrics(t *testing.T, store datasets.Store, run string, step int) map[string]float64 {
+	t.Helper()
+	raw, err := store.Get(t.Context(), activities.StepKey(run, step))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var record activities.StepRecord
+	if err := json.Unmarshal(raw, &record); err != nil {
+		t.Fatal(err)
+	}
+	table, err := datasets.Load(t.Context(), store, memory.DefaultAllocator, record.Metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Release()
+	out := map[string]float64{}
+	for i, name := range datasets.Name.Get(table) {
+		out[name] = datasets.Value.Get(table)[i]
+	}
+	return out
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/sampling"
 )
 
 // figure is one line of `gradus bench --output json`.
@@ -35,20 +36,32 @@ func (f figure) print(w io.Writer, output string) error {
 
 func benchCommand(t *target) *cobra.Command {
 	var backend string
+	o := claimsOptions{out: "."}
 	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy",
+		Use:       "bench orchestration|policy|select|claims",
 		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy"},
+		ValidArgs: []string{"orchestration", "policy", "select", "claims"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
 			}
-			measure := func() ([]figure, error) { return t.benchOrchestration(cmd.Context(), cmd.ErrOrStderr()) }
-			if args[0] == "policy" {
-				measure = func() ([]figure, error) { return benchPolicy(cmd.Context(), backend) }
+			ctx := cmd.Context()
+			var figures []figure
+			var err error
+			switch args[0] {
+			case "claims":
+				if o.Quick {
+					o.Seeds, o.TuningSeeds = min(o.Seeds, 2), 0
+				}
+				return t.benchClaims(ctx, o, cmd.ErrOrStderr())
+			case "orchestration":
+				figures, err = t.benchOrchestration(ctx, cmd.ErrOrStderr())
+			case "policy":
+				figures, err = benchPolicy(ctx, backend)
+			case "select":
+				figures, err = benchSelect(ctx)
 			}
-			figures, err := measure()
 			if err != nil {
 				return err
 			}
@@ -60,8 +73,34 @@ func benchCommand(t *target) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&backend, "backend", "go", "of bench policy: go, onnx or xla")
+	f := cmd.Flags()
+	f.StringVar(&backend, "backend", "go", "of bench policy: go, onnx or xla")
+	f.StringSliceVar(&o.names, "claim", nil, "of bench claims: "+claimNames()+" (default all)")
+	f.IntVar(&o.Seeds, "seeds", 10, "of bench claims: paired seeds")
+	f.IntVar(&o.TuningSeeds, "tuning-seeds", 2, "of bench claims: seeds that each setting is tuned on; 0 takes the first setting")
+	f.IntVar(&o.Parallel, "parallel", 2, "of bench claims: runs at once, a core each")
+	f.BoolVar(&o.Quick, "quick", false, "of bench claims: a smoke run of minutes")
+	f.StringVar(&o.out, "out", ".", "of bench claims: folder for CLAIMS.md, claims.json, claims.arrow and the pictures")
 	return cmd
+}
+
+// selectGoals are items a second on one core.
+var selectGoals = map[string]float64{
+	"select/max-variance-group": 100e6, "select/max-variance-batch": 30e6, "select/token-topk": 200e6,
+	"select/group-advantage": 300e6, "select/capo-sgd": 10e6,
+}
+
+// benchSelect measures the selecting stages.
+func benchSelect(ctx context.Context) ([]figure, error) {
+	measured, err := sampling.Bench(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []figure
+	for _, m := range measured {
+		out = append(out, atLeast(m.Name, m.PerSecond, "items/s", selectGoals[m.Name]))
+	}
+	return out, nil
 }
 
 // benchOrchestration runs the demo in a short form and says what the workflow

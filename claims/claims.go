@@ -1,0 +1,241 @@
+// Package claims is a fair race between recipes: what each paper claims, on
+// problems that a small policy learns in seconds, with equal budgets, paired
+// seeds and confidence intervals.
+//
+// The x-axis is all tokens generated for the training: rewritten, hinted,
+// dropped and wasted ones are counted in. The y-axis is pass@1 on held-out
+// problems that no recipe filters. Every arm, the baselines too, is tuned over
+// as many settings, on seeds of its own.
+package claims
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Settings are keys of a Plan.
+type Settings map[string]any
+
+// with is s with the keys of others, later ones first.
+func (s Settings) with(others ...Settings) Settings {
+	out := maps.Clone(s)
+	if out == nil {
+		out = Settings{}
+	}
+	for _, o := range others {
+		maps.Copy(out, o)
+	}
+	return out
+}
+
+// Role says what an arm is in the race for.
+type Role string
+
+// The roles.
+const (
+	Method   Role = "method"
+	Baseline Role = "baseline"
+	Ablation Role = "ablation" // the method without one of its parts, or with chance in its place
+	End      Role = "end"      // an end of the scale: problems by chance, or by their true learnability
+)
+
+// Arm is one contestant.
+type Arm struct {
+	Name  string
+	Role  Role
+	Plan  Settings
+	Grid  []Settings // settings it is tuned over, the first being the one taken without tuning
+	Tuned string     // name of the arm whose tuned settings it takes, "" = its own
+}
+
+// Measure says what a Test compares.
+type Measure string
+
+// The measures.
+const (
+	Final       Measure = "final pass@1"           // at the end of the budget
+	Tokens      Measure = "tokens to target"       // generated
+	Trained     Measure = "trained tokens"         // to the target
+	Completions Measure = "completions to target"  // drawn
+	Rejected    Measure = "share of tokens masked" // of those that CAPO looked at
+)
+
+// Test is one sentence of a claim: the arm against another on the same seeds.
+//
+// Final: the difference arm − versus must exceed AtLeast with its whole 95 %
+// interval. Costs: the ratio versus/arm must reach AtLeast with its whole
+// interval. Rejected: the arm's share must stay below AtLeast.
+type Test struct {
+	Says        string
+	Arm, Versus string
+	Measure     Measure
+	AtLeast     float64
+}
+
+// Claim is what a paper claims, as a race.
+type Claim struct {
+	Name   string
+	Says   string
+	Shared Settings // of all arms
+	Budget int64    // generated tokens of each run
+	Target float64  // pass@1, fixed beforehand
+	Arms   []Arm
+	Tests  []Test
+}
+
+// rates is the grid that every arm is tuned over: three learning rates.
+func rates(rs ...float64) []Settings {
+	out := make([]Settings, len(rs))
+	for i, r := range rs {
+		out[i] = Settings{"learning_rate": r}
+	}
+	return out
+}
+
+// chains are three families that a small policy learns in seconds: a line of
+// results, each made of the one before and the next digit.
+var chains = []string{"running_sums", "running_differences", "running_products"}
+
+// base are the settings of all races: a policy of some 85 thousand weights,
+// warmed up on the easy half of the levels; one core per run.
+func base() Settings {
+	return Settings{
+		"families": chains, "levels": []int{1, 2, 3, 4, 5, 6, 7, 8}, "problems_per_level": 512,
+		"prompts_per_step": 32, "num_generations": 8, "steps": 150, "reuse": true, "rollout_shards": 1, "shards": 1,
+		"warmup.target": 0.35, "warmup.max_steps": 600,
+		"evaluation.problems_per_level": 24, "evaluation.num_generations": 8, "evaluation.every": 10,
+	}
+}
+
+// All returns the claims.
+func All() []Claim {
+	grid := rates(1e-3, 5e-4, 2e-3)
+	return []Claim{
+		{
+			Name: "clpo", Says: "CLPO beats grpo and dapo in final pass@1 on problems of mixed difficulty at equal generated tokens",
+			Shared: base(), Budget: 280_000, Target: 0.8,
+			Arms: []Arm{
+				{Name: "clpo", Role: Method, Plan: Settings{"recipe": "clpo"}, Grid: grid},
+				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
+				{Name: "dapo", Role: Baseline, Plan: Settings{"recipe": "dapo"}, Grid: grid},
+				{Name: "clpo, hard only", Role: Ablation, Plan: Settings{"recipe": "clpo", "mode": "hard_only"}, Tuned: "clpo"},
+				{Name: "clpo, KL unscaled", Role: Ablation, Plan: Settings{"recipe": "clpo", "hard_scale": 1}, Tuned: "clpo"},
+				{Name: "oracle", Role: End, Plan: Settings{"recipe": "grpo", "propose": Settings{"stage": "oracle"}}, Tuned: "grpo"},
+			},
+			Tests: []Test{
+				{"clpo ends higher than grpo", "clpo", "grpo", Final, 0},
+				{"clpo ends higher than dapo", "clpo", "dapo", Final, 0},
+			},
+		},
+		{
+			Name: "scaf-grpo", Says: "Scaf-GRPO solves problems whose initial pass@64 is 0, where grpo stays flat; exemption and lowest level matter",
+			Shared: base().with(Settings{"train_levels": []int{7, 8}}), Budget: 300_000, Target: 0.5,
+			Arms: []Arm{
+				{Name: "scaf-grpo", Role: Method, Plan: Settings{"recipe": "scaf-grpo"}, Grid: grid},
+				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
+				{Name: "no exemption", Role: Ablation, Plan: Settings{"recipe": "scaf-grpo", "exemption": 0}, Tuned: "scaf-grpo"},
+				{Name: "highest level", Role: Ablation, Plan: Settings{"recipe": "scaf-grpo", "hint_level": "highest"}, Tuned: "scaf-grpo"},
+			},
+			Tests: []Test{
+				{"scaf-grpo ends higher than grpo", "scaf-grpo", "grpo", Final, 0},
+				{"the exemption matters", "scaf-grpo", "no exemption", Final, 0},
+				{"the lowest-level rule matters", "scaf-grpo", "highest level", Final, 0},
+			},
+		},
+		{
+			Name: "d3s", Says: "D3S reaches grpo's final pass@1 with at most 25 % of its trained tokens; without the schedule it over-fits",
+			Shared: base(), Budget: 280_000, Target: 0.8,
+			Arms: []Arm{
+				{Name: "d3s", Role: Method, Plan: Settings{"recipe": "d3s"}, Grid: grid},
+				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
+				{Name: "no schedule", Role: Ablation, Plan: Settings{"recipe": "d3s", "samples_final": 0.25, "tokens_final": 0.2}, Tuned: "d3s"},
+				{Name: "chance", Role: Ablation, Plan: Settings{"recipe": "d3s", "d3s.samples.random": true, "d3s.tokens.random": true}, Tuned: "d3s"},
+			},
+			Tests: []Test{
+				{"d3s needs a quarter of grpo's trained tokens", "d3s", "grpo", Trained, 4},
+				{"d3s beats chance of the same size", "d3s", "chance", Final, 0},
+				{"the schedule matters", "d3s", "no schedule", Final, 0},
+			},
+		},
+		{
+			Name: "capo", Says: "CAPO is stable at 5 times the learning rate and a twelfth of the batch, where grpo collapses",
+			Shared: base().with(Settings{"steps": 900, "evaluation.every": 60}), Budget: 150_000, Target: 0.7,
+			Arms: []Arm{
+				{Name: "capo, aggressive", Role: Method, Plan: Settings{"recipe": "capo", "prompts_per_step": 3, "learning_rate": 5e-3}, Grid: []Settings{{"fisher": 0.5}, {"fisher": 0.05}, {"fisher": 5}}},
+				{Name: "grpo, aggressive", Role: Baseline, Plan: Settings{"recipe": "grpo", "loss_type": "grpo", "prompts_per_step": 3, "learning_rate": 5e-3}, Grid: []Settings{{"epsilon": 0.2}, {"epsilon": 0.1}, {"epsilon": 0.3}}},
+				{Name: "grpo, conservative", Role: Baseline, Plan: Settings{"recipe": "grpo", "loss_type": "grpo"}, Grid: rates(1e-3, 1e-3, 1e-3)},
+				{Name: "grpo, best", Role: Baseline, Plan: Settings{"recipe": "grpo", "loss_type": "grpo"}, Grid: grid},
+			},
+			Tests: []Test{
+				{"capo is stable where grpo collapses", "capo, aggressive", "grpo, aggressive", Final, 0.1},
+				{"capo rejects under 8 % of tokens", "capo, aggressive", "", Rejected, 0.08},
+				{"capo needs a tenth of conservative grpo's completions", "capo, aggressive", "grpo, conservative", Completions, 10},
+				{"capo needs fewer completions than grpo at its best", "capo, aggressive", "grpo, best", Completions, 1},
+			},
+		},
+		{
+			Name: "gradus", Says: "gradus reaches the target with at least 2 times fewer generated tokens than the best tuned baseline",
+			Shared: base(), Budget: 400_000, Target: 0.8,
+			Arms: []Arm{
+				{Name: "gradus", Role: Method, Plan: Settings{"recipe": "gradus"}, Grid: grid},
+				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
+				{Name: "dapo", Role: Baseline, Plan: Settings{"recipe": "dapo"}, Grid: grid},
+				{Name: "lite-ppo", Role: Baseline, Plan: Settings{"recipe": "lite-ppo"}, Grid: grid},
+			},
+			Tests: []Test{
+				{"half of grpo's tokens", "gradus", "grpo", Tokens, 2},
+				{"half of dapo's tokens", "gradus", "dapo", Tokens, 2},
+				{"half of lite-ppo's tokens", "gradus", "lite-ppo", Tokens, 2},
+			},
+		},
+		{
+			Name: "noise", Says: "with half of the problems carrying random answers, no recipe falls below uniform sampling by more than its interval",
+			Shared: base().with(Settings{"answer_noise": 0.5}), Budget: 280_000, Target: 0.7,
+			Arms: []Arm{
+				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: rates(1e-3)},
+				{Name: "clpo", Role: Method, Plan: Settings{"recipe": "clpo"}, Grid: rates(1e-3)},
+				{Name: "scaf-grpo", Role: Method, Plan: Settings{"recipe": "scaf-grpo"}, Grid: rates(1e-3)},
+				{Name: "d3s", Role: Method, Plan: Settings{"recipe": "d3s"}, Grid: rates(1e-3)},
+				{Name: "capo", Role: Method, Plan: Settings{"recipe": "capo"}, Grid: rates(1e-3)},
+				{Name: "gradus", Role: Method, Plan: Settings{"recipe": "gradus"}, Grid: rates(1e-3)},
+			},
+			Tests: notBelow("grpo", "clpo", "scaf-grpo", "d3s", "capo", "gradus"),
+		},
+	}
+}
+
+// notBelow are tests that none of the arms ends lower than versus by more than
+// its interval, which is what an upper bound below 0 would mean.
+func notBelow(versus string, arms ...string) []Test {
+	var out []Test
+	for _, a := range arms {
+		out = append(out, Test{Says: a + " is not worse than " + versus, Arm: a, Versus: versus, Measure: NotBelow})
+	}
+	return out
+}
+
+// NotBelow is Final, and holds unless the whole interval lies below 0.
+const NotBelow Measure = "final pass@1, not below"
+
+// Lookup returns the claim of that name.
+func Lookup(name string) (Claim, error) {
+	var names []string
+	for _, c := range All() {
+		if c.Name == name {
+			return c, nil
+		}
+		names = append(names, c.Name)
+	}
+	return Claim{}, fmt.Errorf("unknown claim %q; there are %s", name, strings.Join(names, ", "))
+}
+
+// arm is the arm of that name.
+func (c Claim) arm(name string) (Arm, bool) {
+	i := slices.IndexFunc(c.Arms, func(a Arm) bool { return a.Name == name })
+	if i < 0 {
+		return Arm{}, false
+	}
+	return c.Arms[i], true
+}
