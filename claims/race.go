@@ -162,14 +162,14 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 }
 
 // one is one run of an arm. Its name holds all that it is a function of, so that
-// a race that was interrupted goes on where it was.
+// a race that was interrupted goes on where it was, and claims share runs.
 func (r *race) one(ctx context.Context, a Arm, s Settings, seed int) (Result, error) {
 	plan, err := json.Marshal(r.claim.Shared.with(a.Plan, s, Settings{"seed": seed, "max_generated_tokens": r.claim.Budget}))
 	if err != nil {
 		return Result{}, err
 	}
 	sum := sha256.Sum256(plan)
-	id := fmt.Sprintf("claim-%s-%s-%d-%x", r.claim.Name, strings.Map(letters, a.Name), seed, sum[:4])
+	id := fmt.Sprintf("race-%s-%d-%x", strings.Map(letters, fmt.Sprint(a.Plan["recipe"])), seed, sum[:8])
 	result, err := r.run(ctx, id, plan)
 	if err != nil {
 		return Result{}, fmt.Errorf("claim %s, arm %s, seed %d: %w", r.claim.Name, a.Name, seed, err)

@@ -49,7 +49,7 @@ func All() []Recipe {
 			p.Select = calls("dapo.filter", "grpo.advantage", "d3s.samples", "d3s.tokens")
 		}),
 		row("capo", "CAPO, arXiv:2510.00819", "tokens left out whose step would shift the objective or the policy too far", func(p *Plan) {
-			p.Mask = calls(smallCAPO)
+			p.Mask = calls("capo.mask")
 			p.Learning.LossType = policy.LossGRPO
 			p.MeasureEvery = 10
 		}),
@@ -57,7 +57,7 @@ func All() []Recipe {
 			p.Propose = calls("revisit")[0]
 			p.Respond = calls(`clpo.restructure {"rewriter":"procedural"}`, `scaf-grpo.scaffold {"source":"procedural"}`)
 			p.Select = calls("scaf-grpo.replace", "dapo.filter", "clpo.mix", "clpo.kl_scale", "grpo.advantage", "d3s.samples", "d3s.tokens")
-			p.Mask = calls(smallCAPO)
+			p.Mask = calls("capo.mask")
 			p.Learning.Beta = 0.001
 			p.MeasureEvery = 10
 		}),
@@ -82,10 +82,6 @@ func Lookup(name string) (Recipe, error) {
 	}
 	return Recipe{}, fmt.Errorf("unknown recipe %q; there are %s", name, strings.Join(names, ", "))
 }
-
-// smallCAPO is CAPO with thresholds for the built-in small policy, whose
-// learning rate is a thousand times that of a pretrained one.
-const smallCAPO = `capo.mask {"hessian":5,"fisher":0.5}`
 
 // calls are stages by name, each followed by its own parameters where it has any.
 func calls(stages ...string) []datasets.Call {

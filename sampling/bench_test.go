@@ -1,6 +1,8 @@
 package sampling
 
 import (
+	"context"
+	"errors"
 	"testing"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -26,5 +28,13 @@ func BenchmarkSelect(b *testing.B) {
 				b.ReportMetric(float64(b.N)*float64(w.items(batch))/b.Elapsed().Seconds(), "items/s")
 			})
 		}
+	}
+}
+
+func TestBenchStopsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Bench(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
 }

@@ -42,11 +42,9 @@ type CAPO struct {
 	// hidden states.
 	Model string `json:"model"`
 	// Level is what is accepted or rejected as one: the "token", the "sequence" or
-	// the "batch".
+	// the "batch". The code has a pair of bounds per level: call the stage once for
+	// each.
 	Level string `json:"level"`
-	// Sequential applies the finer levels before Level, each to what the one
-	// before has left. The code's sequential_masking is level "batch" with it.
-	Sequential bool `json:"sequential"`
 }
 
 // Validate names the parameter that is out of range.
@@ -84,15 +82,18 @@ func (p CAPO) Validate() error {
 //
 //	G = m̂/(√ŝ + ε),  m̂ = (β₁ m + (1−β₁) g)/(1−β₁^(t+1)),  ŝ = (β₂ s + (1−β₂) g²)/(1−β₂^(t+1)) ,
 //
-// or G = g before the first update. The authors keep moments of their own, of
+// or G = g before the first update. What π lacks of 1 lies outside the support
+// and is left out. The authors keep moments of their own, of
 // the batch's mean gradient of each row; ours are those that the optimizer has.
 // These are of the loss, which falls where the objective rises: m enters with
 // its sign turned. Decoupled weight decay is no part of G.
 //
-// At level "sequence" the means of m_H and m_F over a completion's tokens meet
-// the same bounds, at "batch" those over all tokens; in both of the tokens that
-// are trained on so far. A completion of which no token is left stays kept. The
-// shifts of every token of the kept completions are written beside the mask.
+// At level "sequence" it is the means of m_H and m_F over a completion's tokens
+// that are held against the bounds, at "batch" those over all tokens; in both of
+// the tokens that are trained on so far. (The code computes them from the mean
+// gradient; the mean of the tokens' shifts is ours.) A completion of which no
+// token is left stays kept. The shifts of every token of the kept completions
+// are written beside the mask.
 //
 // Dr.CAPO goes with the advantage of Dr. GRPO, ReinCAPO with rein.advantage.
 var CurvatureMask = Stage{
@@ -108,15 +109,14 @@ func (p CAPO) mask(b *Batch, _ datasets.Env) error {
 	if err := b.predictShifts(p.Model == "adam"); err != nil {
 		return err
 	}
-	if p.Level == "token" || p.Sequential {
+	switch p.Level {
+	case "token":
 		p.maskTokens(b)
-	}
-	if p.Level == "sequence" || p.Level == "batch" && p.Sequential {
+	case "sequence":
 		for i := range b.Reason {
 			p.maskRows(b, i, i+1, TokenSequence)
 		}
-	}
-	if p.Level == "batch" {
+	case "batch":
 		p.maskRows(b, 0, len(b.Reason), TokenBatch)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"sort"
 	"strconv"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -66,9 +67,9 @@ func validateShare(name string, v float64) error {
 //
 // N counts all completions, so that a filter before this stage does not lower
 // it; where no more than that are kept, none is dropped. Rows that were dropped
-// before take no part. The paper's variants: D1S is cross false with initial =
-// final, D1S-Cross initial = final, and so is D2S together with d3s.tokens; D3S
-// is the default.
+// before take no part. The paper's variants: D1S is cross false, D1S-Cross both
+// levels, D2S that with d3s.tokens, each of them with initial = final; D3S is D2S
+// with the schedule, the default.
 var SampleSelection = Stage{
 	Name: "d3s.samples", Paper: "D³S, arXiv:2509.22115", Version: 1,
 	Reads: []string{Advantage, Kept}, Writes: []string{Kept},
@@ -181,11 +182,12 @@ func choose(keep []bool, n int, rng *rand.Rand) {
 }
 
 // MaxVarianceSubset marks in keep the n values that together have the greatest
-// variance, exactly: the argmax over all subsets of that size, the values being
-// taken for the numbers that they are, without a rounding of ours. Of subsets of
-// equal variance it is the one of the greatest sum, and of equal values those
-// that come first. keep is as long as values. n may be anything. values must be
-// finite; the first n are marked otherwise. It takes O(N log N), and O(N) where there are but two values.
+// variance, exactly: the argmax over all subsets of that size, of the values as
+// the numbers that they are, whatever floating-point sums would make of them. Of
+// subsets of equal variance it is the one of the greatest sum, and of equal
+// values those that come first. keep is as long as values, and n may be any
+// number; where a value is not finite the first n are marked. It sorts, but for
+// values of two kinds, and is linear beyond that.
 //
 // Such a subset is the n−k smallest values together with the k largest, for
 // some k. Going from k to k+1 swaps b, the largest of the smallest, for t, the
@@ -224,10 +226,13 @@ func MaxVarianceSubset(keep []bool, values []float64, n int) {
 		lows += toInt(k == low)
 		highs += toInt(k == high)
 	}
-	if lows+highs >= len(keys) { // but two values: the variance is that of their shares
+	switch {
+	case low == high:
+		lows, highs = n, 0
+	case lows+highs == len(keys): // of two values: half of each is best
 		k := min(max((n+1)/2, n-lows), highs)
 		lows, highs = n-k, k
-	} else {
+	default:
 		sortKeys(keys)
 		low, high, lows, highs = ends(keys, n, bestSplit(keys, n))
 	}
@@ -275,15 +280,19 @@ func bestSplit(sorted []int64, n int) int {
 	// round by, D is off by less than 12·n²·m/2⁵².
 	m := max(math.Abs(x(0)), math.Abs(x(len(sorted)-1)))
 	bound := 12 * float64(n) * float64(n) * m * 0x1p-52
+	lo, hi := 0, n // where rounding leaves open which k it is
 	for k := range n {
 		t, b := x(len(sorted)-k-1), x(n-k-1)
 		d := float64(float64(n-1)*t) + float64(float64(n+1)*b) - float64(2*sum)
-		if d < -bound || !(d > bound) && exactSlope(sorted, n, k) < 0 {
-			return k
+		if d > bound {
+			lo = k + 1
+		} else if d < -bound {
+			hi = k
+			break
 		}
 		sum += t - b
 	}
-	return n
+	return lo + sort.Search(hi-lo, func(i int) bool { return exactSlope(sorted, n, lo+i) < 0 })
 }
 
 // exactSlope is the sign of D_k, without rounding: the sum of any number of
