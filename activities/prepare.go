@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
@@ -47,6 +46,10 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		}
 		inputs = append(inputs, ref.Hash)
 	}
+	need, err := a.reach(ctx, plan)
+	if err != nil {
+		return Output{}, classify(err)
+	}
 	l := datasets.Lineage{Stage: "prepare", Version: 2, Inputs: inputs, Params: params(struct {
 		Problems, EvalProblems, Policy, Verifier string
 		Families                                 []string
@@ -54,9 +57,9 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		PerLevel, EvalPerLevel, Length           int
 		SkipBad                                  bool
 		Model                                    recipes.Model
-		Respond                                  []datasets.Call
+		Reach                                    reach
 	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
-		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, plan.Respond})}
+		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need})}
 	return a.stage(ctx, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
 		if err != nil {
@@ -67,7 +70,7 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 				t.Release()
 			}
 		}()
-		state, err := a.firstPolicy(ctx, plan, sets)
+		state, err := a.firstPolicy(ctx, plan, sets, need)
 		if err != nil {
 			return datasets.Result{}, err
 		}
@@ -247,9 +250,71 @@ func fitting(t *datasets.Table, s *policy.State, plan recipes.Plan) (*datasets.T
 	return out, t.Rows() - len(keep), err
 }
 
+// reach is what a new policy must be able to read.
+type reach struct {
+	Alphabet string // characters, sorted
+	Context  int    // longest prompt with its completion
+}
+
+func (r reach) with(texts []string, completion int) reach {
+	characters := map[rune]bool{}
+	for _, c := range r.Alphabet {
+		characters[c] = true
+	}
+	for _, t := range texts {
+		for _, c := range t {
+			characters[c] = true
+		}
+		r.Context = max(r.Context, len([]rune(t))+max(completion, 1))
+	}
+	r.Alphabet = string(slices.Sorted(maps.Keys(characters)))
+	return r
+}
+
+// reachOf is what the problems themselves ask for: prompts, with worked
+// solutions after them, and a completion after these.
+func reachOf(ctx context.Context, plan recipes.Plan, sets map[string]*datasets.Table) reach {
+	var r reach
+	for _, name := range []string{TableTrain, TableValidation, TableTest} {
+		p := newProblemSet(sets[name])
+		texts := make([]string, len(p.ID))
+		for i := range texts {
+			texts[i] = p.Prompt[i] + solutionText(ctx, plan, p, i)
+		}
+		r = r.with(texts, plan.Sampling.MaxCompletionLength)
+	}
+	return r
+}
+
+// reach is what the plan's responding stages may pose beyond what the problems
+// ask for: nothing, as a rule, and then recipes share their first policy.
+func (a *Activities) reach(ctx context.Context, plan recipes.Plan) (reach, error) {
+	if plan.Policy != "" || len(plan.Respond) == 0 {
+		return reach{}, nil
+	}
+	sets, err := a.split(ctx, plan)
+	if err != nil {
+		return reach{}, err
+	}
+	defer func() {
+		for _, t := range sets {
+			t.Release()
+		}
+	}()
+	base := reachOf(ctx, plan, sets)
+	prompts, err := posable(plan, newProblemSet(sets[TableTrain]))
+	if err != nil {
+		return reach{}, invalid{err}
+	}
+	if more := base.with(prompts, plan.Sampling.MaxCompletionLength); more != base {
+		return more, nil
+	}
+	return reach{}, nil
+}
+
 // firstPolicy loads the plan's policy, or makes a new one whose alphabet and
-// context are what the problems need.
-func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets map[string]*datasets.Table) (*policy.State, error) {
+// context are what the problems need, and what is needed besides.
+func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets map[string]*datasets.Table, need reach) (*policy.State, error) {
 	if plan.Policy != "" {
 		ref, err := datasets.ParseRef(plan.Policy)
 		if err != nil {
@@ -261,33 +326,10 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 		}
 		return s, nil
 	}
-	characters := map[rune]bool{}
-	context := 0
-	for _, name := range []string{TableTrain, TableValidation, TableTest} {
-		p := newProblemSet(sets[name])
-		for i := range p.ID {
-			target := solutionText(ctx, plan, p, i)
-			for _, r := range p.Prompt[i] + target {
-				characters[r] = true
-			}
-			context = max(context, len([]rune(p.Prompt[i]))+max(plan.Sampling.MaxCompletionLength, 1))
-		}
+	if need == (reach{}) {
+		need = reachOf(ctx, plan, sets)
 	}
-	more, err := posable(plan, newProblemSet(sets[TableTrain]))
-	if err != nil {
-		return nil, invalid{err}
-	}
-	for _, prompt := range more {
-		for _, r := range prompt {
-			characters[r] = true
-		}
-		context = max(context, len([]rune(prompt))+max(plan.Sampling.MaxCompletionLength, 1))
-	}
-	var alphabet strings.Builder
-	for _, r := range slices.Sorted(maps.Keys(characters)) {
-		alphabet.WriteRune(r)
-	}
-	tokenizer, err := policy.NewCharTokenizer(alphabet.String())
+	tokenizer, err := policy.NewCharTokenizer(need.Alphabet)
 	if err != nil {
 		return nil, invalid{fmt.Errorf("tokenizer: %w", err)}
 	}
@@ -295,7 +337,7 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 	c := policy.Config{
 		VocabSize: tokenizer.Size(), HiddenSize: plan.Model.HiddenSize, IntermediateSize: plan.Model.IntermediateSize,
 		NumHiddenLayers: plan.Model.NumHiddenLayers, NumAttentionHeads: plan.Model.NumAttentionHeads, NumKeyValueHeads: plan.Model.NumKeyValueHeads,
-		MaxPositionEmbeddings: context, RMSNormEps: 1e-6, RopeTheta: plan.Model.RopeTheta, TieWordEmbeddings: plan.Model.TieWordEmbeddings,
+		MaxPositionEmbeddings: need.Context, RMSNormEps: 1e-6, RopeTheta: plan.Model.RopeTheta, TieWordEmbeddings: plan.Model.TieWordEmbeddings,
 		EOSTokenID: &eos, PadTokenID: &pad,
 	}
 	if err := c.Validate(); err != nil {

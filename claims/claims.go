@@ -103,7 +103,7 @@ var chains = []string{"running_sums", "running_differences", "running_products"}
 func base() Settings {
 	return Settings{
 		"families": chains, "levels": []int{1, 2, 3, 4, 5, 6, 7, 8}, "problems_per_level": 128,
-		"prompts_per_step": 32, "num_generations": 8, "steps": 150, "reuse": true, "rollout_shards": 1, "shards": 1,
+		"prompts_per_step": 32, "num_generations": 8, "steps": 75, "reuse": true, "rollout_shards": 1, "shards": 1,
 		"warmup.target": 0.35, "warmup.max_steps": 600,
 		"evaluation.problems_per_level": 10, "evaluation.num_generations": 4, "evaluation.every": 10,
 	}
@@ -115,12 +115,12 @@ func All() []Claim {
 	// Five times the rate of the conservative arm and a twelfth of its batch, with
 	// the paper's schedule.
 	aggressive := Settings{
-		"prompts_per_step": 3, "learning_rate": 2.5e-3, "steps": 400, "warmup_steps": 40, "lr_scheduler_type": "cosine", "evaluation.every": 40,
+		"prompts_per_step": 3, "learning_rate": 2.5e-3, "steps": 300, "warmup_steps": 30, "lr_scheduler_type": "cosine", "evaluation.every": 30,
 	}
 	return []Claim{
 		{
 			Name: "clpo", Says: "CLPO beats grpo and dapo in final pass@1 on problems of mixed difficulty at equal generated tokens",
-			Shared: base(), Budget: 250_000, Target: 0.7,
+			Shared: base(), Budget: 120_000, Target: 0.5,
 			Arms: []Arm{
 				{Name: "clpo", Role: Method, Plan: Settings{"recipe": "clpo"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
@@ -136,7 +136,7 @@ func All() []Claim {
 		},
 		{
 			Name: "scaf-grpo", Says: "Scaf-GRPO solves problems whose initial pass@64 is 0, where grpo stays flat; exemption and lowest level matter",
-			Shared: base().with(Settings{"train_levels": []int{7, 8}}), Budget: 250_000, Target: 0.5,
+			Shared: base().with(Settings{"train_levels": []int{7, 8}}), Budget: 120_000, Target: 0.5,
 			Arms: []Arm{
 				{Name: "scaf-grpo", Role: Method, Plan: Settings{"recipe": "scaf-grpo"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
@@ -151,7 +151,7 @@ func All() []Claim {
 		},
 		{
 			Name: "d3s", Says: "D3S reaches grpo's final pass@1 with at most 25 % of its trained tokens; without the schedule it over-fits",
-			Shared: base(), Budget: 250_000, Target: 0.7,
+			Shared: base(), Budget: 120_000, Target: 0.5,
 			Arms: []Arm{
 				{Name: "d3s", Role: Method, Plan: Settings{"recipe": "d3s"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
@@ -166,7 +166,7 @@ func All() []Claim {
 		},
 		{
 			Name: "capo", Says: "CAPO is stable at 5 times the learning rate and a twelfth of the batch, where grpo collapses",
-			Shared: base().with(Settings{"loss_type": "grpo", "evaluation.every": 5}), Budget: 70_000, Target: 0.5,
+			Shared: base().with(Settings{"loss_type": "grpo", "evaluation.every": 5}), Budget: 50_000, Target: 0.45,
 			Arms: []Arm{
 				{Name: "capo, aggressive", Role: Method, Plan: aggressive.with(Settings{"recipe": "capo"}), Grid: []Settings{{"fisher": 1e-4, "hessian": 1e-2}, {"fisher": 1e-6, "hessian": 1e-3}, {"fisher": 1e-8, "hessian": 1e-4}}},
 				{Name: "grpo, aggressive", Role: Baseline, Plan: aggressive.with(Settings{"recipe": "grpo"}), Grid: []Settings{{"epsilon": 0.2}, {"max_grad_norm": 0.1}, {"adam_beta2": 0.999}}},
@@ -182,7 +182,7 @@ func All() []Claim {
 		},
 		{
 			Name: "gradus", Says: "gradus reaches the target with at least 2 times fewer generated tokens than the best tuned baseline",
-			Shared: base(), Budget: 250_000, Target: 0.7,
+			Shared: base(), Budget: 120_000, Target: 0.5,
 			Arms: []Arm{
 				{Name: "gradus", Role: Method, Plan: Settings{"recipe": "gradus"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
@@ -197,7 +197,7 @@ func All() []Claim {
 		},
 		{
 			Name: "noise", Says: "with half of the problems carrying random answers, no recipe falls below uniform sampling by more than its interval",
-			Shared: base().with(Settings{"answer_noise": 0.5}), Budget: 250_000, Target: 0.6,
+			Shared: base().with(Settings{"answer_noise": 0.5}), Budget: 120_000, Target: 0.5,
 			Arms: []Arm{
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: rates(1e-3)},
 				{Name: "clpo", Role: Method, Plan: Settings{"recipe": "clpo"}, Grid: rates(1e-3)},

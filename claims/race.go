@@ -90,12 +90,15 @@ func Race(ctx context.Context, c Claim, o Options, run Run) (*Report, error) {
 		}
 		r.Arms[i].Setting = r.Arms[at].Setting
 	}
+	if err := race.warm(ctx, 1, o.Seeds); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, o.Parallel))
 	for i := range r.Arms {
 		r.Arms[i].Runs = make([]Result, o.Seeds)
 	}
-	for seed := range o.Seeds { // a seed's arms one after the other: its warm-up is made once
+	for seed := range o.Seeds {
 		for i, a := range c.Arms {
 			g.Go(func() (err error) {
 				r.Arms[i].Runs[seed], err = race.one(ctx, a, r.Arms[i].Setting, seed+1)
@@ -123,8 +126,25 @@ type race struct {
 	mu      sync.Mutex
 }
 
+// warm makes the warmed-up policies of some seeds, which all arms then find in
+// the store.
+func (r *race) warm(ctx context.Context, first, seeds int) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, r.options.Parallel))
+	for seed := range seeds {
+		g.Go(func() error {
+			_, err := r.one(ctx, Arm{Name: "warm-up", Plan: Settings{"recipe": "grpo", "steps": 0}}, nil, first+seed)
+			return err
+		})
+	}
+	return g.Wait()
+}
+
 // tune chooses each arm's setting by the area under its curves.
 func (r *race) tune(ctx context.Context, report *Report) error {
+	if err := r.warm(ctx, 1001, r.options.TuningSeeds); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, r.options.Parallel))
 	areas := make([][][]float64, len(r.claim.Arms)) // by arm, setting, seed
