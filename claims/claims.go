@@ -103,7 +103,7 @@ var chains = []string{"running_sums", "running_differences", "running_products"}
 func base() Settings {
 	return Settings{
 		"families": chains, "levels": []int{1, 2, 3, 4, 5, 6, 7, 8}, "problems_per_level": 128,
-		"prompts_per_step": 32, "num_generations": 8, "steps": 75, "reuse": true, "rollout_shards": 1, "shards": 1,
+		"prompts_per_step": 32, "num_generations": 8, "steps": 150, "reuse": true, "rollout_shards": 1, "shards": 1,
 		"warmup.target": 0.35, "warmup.max_steps": 600,
 		"evaluation.problems_per_level": 10, "evaluation.num_generations": 4, "evaluation.every": 10,
 	}
@@ -120,13 +120,12 @@ func All() []Claim {
 	return []Claim{
 		{
 			Name: "clpo", Says: "CLPO beats grpo and dapo in final pass@1 on problems of mixed difficulty at equal generated tokens",
-			Shared: base(), Budget: 120_000, Target: 0.5,
+			Shared: base(), Budget: 250_000, Target: 0.65,
 			Arms: []Arm{
 				{Name: "clpo", Role: Method, Plan: Settings{"recipe": "clpo"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
 				{Name: "dapo", Role: Baseline, Plan: Settings{"recipe": "dapo"}, Grid: grid},
 				{Name: "clpo, hard only", Role: Ablation, Plan: Settings{"recipe": "clpo", "mode": "hard_only"}, Tuned: "clpo"},
-				{Name: "clpo, KL unscaled", Role: Ablation, Plan: Settings{"recipe": "clpo", "hard_scale": 1}, Tuned: "clpo"},
 				{Name: "oracle", Role: End, Plan: Settings{"recipe": "grpo", "propose": Settings{"stage": "oracle"}}, Tuned: "grpo"},
 			},
 			Tests: []Test{
@@ -136,7 +135,7 @@ func All() []Claim {
 		},
 		{
 			Name: "scaf-grpo", Says: "Scaf-GRPO solves problems whose initial pass@64 is 0, where grpo stays flat; exemption and lowest level matter",
-			Shared: base().with(Settings{"train_levels": []int{7, 8}}), Budget: 120_000, Target: 0.5,
+			Shared: base().with(Settings{"train_levels": []int{7, 8}}), Budget: 250_000, Target: 0.65,
 			Arms: []Arm{
 				{Name: "scaf-grpo", Role: Method, Plan: Settings{"recipe": "scaf-grpo"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
@@ -151,11 +150,11 @@ func All() []Claim {
 		},
 		{
 			Name: "d3s", Says: "D3S reaches grpo's final pass@1 with at most 25 % of its trained tokens; without the schedule it over-fits",
-			Shared: base(), Budget: 120_000, Target: 0.5,
+			Shared: base(), Budget: 250_000, Target: 0.65,
 			Arms: []Arm{
 				{Name: "d3s", Role: Method, Plan: Settings{"recipe": "d3s"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
-				{Name: "no schedule", Role: Ablation, Plan: Settings{"recipe": "d3s", "samples_final": 0.25, "tokens_final": 0.2}, Tuned: "d3s"},
+				{Name: "no schedule", Role: Ablation, Plan: Settings{"recipe": "d3s", "intra_final": 0.5, "samples_final": 0.25, "tokens_final": 0.2}, Tuned: "d3s"},
 				{Name: "chance", Role: Ablation, Plan: Settings{"recipe": "d3s", "d3s.samples.random": true, "d3s.tokens.random": true}, Tuned: "d3s"},
 			},
 			Tests: []Test{
@@ -182,7 +181,7 @@ func All() []Claim {
 		},
 		{
 			Name: "gradus", Says: "gradus reaches the target with at least 2 times fewer generated tokens than the best tuned baseline",
-			Shared: base(), Budget: 120_000, Target: 0.5,
+			Shared: base(), Budget: 250_000, Target: 0.65,
 			Arms: []Arm{
 				{Name: "gradus", Role: Method, Plan: Settings{"recipe": "gradus"}, Grid: grid},
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: grid},
@@ -197,7 +196,7 @@ func All() []Claim {
 		},
 		{
 			Name: "noise", Says: "with half of the problems carrying random answers, no recipe falls below uniform sampling by more than its interval",
-			Shared: base().with(Settings{"answer_noise": 0.5}), Budget: 120_000, Target: 0.5,
+			Shared: base().with(Settings{"answer_noise": 0.5}), Budget: 250_000, Target: 0.65,
 			Arms: []Arm{
 				{Name: "grpo", Role: Baseline, Plan: Settings{"recipe": "grpo"}, Grid: rates(1e-3)},
 				{Name: "clpo", Role: Method, Plan: Settings{"recipe": "clpo"}, Grid: rates(1e-3)},

@@ -87,6 +87,7 @@ type Result struct {
 	WarmSteps     int                    `json:"warm_steps"`
 	TrainSeconds  float64                `json:"train_seconds"`         // wall time of all training steps
 	Orchestration float64                `json:"orchestration_seconds"` // of it outside the stages' own work
+	Curriculum    float64                `json:"curriculum_seconds"`    // of it in proposing, responding, assessing and selecting, their tables' way to and from the store counted in
 	Completions   int64                  `json:"completions"`
 	Tokens        int64                  `json:"tokens"`         // generated in training
 	Trained       int64                  `json:"tokens_trained"` // kept for the update
@@ -302,7 +303,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 		}).Get(ctx, &proposed); err != nil {
 			return err
 		}
-		t.work += proposed.Seconds
+		t.curriculum += proposed.Seconds
 		e.Posed = int64(proposed.Metrics[activities.MetricPosed])
 		e.NextGroup += int32(groups)
 		r := activities.Round{Proposals: proposed.Tables[activities.TableProposals]}
@@ -324,7 +325,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 		return err
 	}
 	e.State = selected.Tables[activities.TableState]
-	t.work += selected.Seconds
+	t.curriculum += selected.Seconds
 	t.keep(selected.Metrics)
 	e.Pending = nil
 	if p.ShortBatch == "wait" && int(selected.Metrics["kept_groups"]) < p.PromptsPerStep {
@@ -366,7 +367,8 @@ func known(v *activities.Evaluation) []activities.Score {
 // tally is what a step adds up.
 type tally struct {
 	begin       time.Time
-	work        float64            // seconds of the stages' own work
+	work        float64            // seconds of the stages' own work, but for the next
+	curriculum  float64            // seconds of proposing, responding, assessing and selecting
 	completions int64              // drawn in this step, texts on request counted in
 	tokens      int64              // of them
 	verified    int64              // verifier calls
@@ -420,7 +422,7 @@ func (e *experiment) respond(ctx workflow.Context, rounds []activities.Round, ca
 			}).Get(ctx, &out); err != nil {
 				return nil, err
 			}
-			t.work += out.Seconds
+			t.curriculum += out.Seconds
 			t.keep(out.Metrics)
 			e.NextGroup = int32(out.Metrics[activities.MetricNextGroup])
 			proposals, ok := out.Tables[activities.TableProposals]
@@ -444,17 +446,19 @@ const maxTurns = 64
 func (e *experiment) report(ctx workflow.Context, t *tally, updated map[string]float64) error {
 	m := t.metrics
 	seconds := workflow.Now(ctx).Sub(t.begin).Seconds()
+	orchestration := max(0, seconds-t.work-t.curriculum)
 	summary := StepSummary{
 		Step: e.Step + 1, PassRate: m["pass_rate"], Reward: m["reward"], Kept: m["kept"], Entropy: m["entropy"], Tokens: float64(t.tokens),
 		Loss: updated["loss"], GradNorm: updated["grad_norm"], Trained: updated["trained"],
-		Seconds: seconds, Orchestration: max(0, seconds-t.work),
+		Seconds: seconds, Orchestration: orchestration,
 	}
 	if e.Status.Recent = append(e.Status.Recent, summary); len(e.Status.Recent) > maxRecent {
 		e.Status.Recent = e.Status.Recent[len(e.Status.Recent)-maxRecent:]
 	}
 	e.Status.Step, e.Status.Policy = e.Step+1, e.Policy
 	e.Result.TrainSeconds += seconds
-	e.Result.Orchestration += max(0, seconds-t.work)
+	e.Result.Orchestration += orchestration
+	e.Result.Curriculum += t.curriculum
 	e.Result.Completions += t.completions
 	e.Result.Tokens += t.tokens
 	e.Result.Verified += t.verified
