@@ -127,14 +127,18 @@ func TestExperimentIsReproducible(t *testing.T) {
 	c, store := connectTest(t)
 	results := map[string]*workflows.Result{}
 	records := map[string][]activities.StepRecord{}
+	one, three := [][]string{nil}, [][]string{{worker.RoleCPU}, {worker.RoleRollout}, {worker.RoleRollout, worker.RoleTrain}}
+	stacked := []string{"recipe=gradus", "levels=[1,3]", "train_levels=[3]", "exemption=0"}
 	for _, fleet := range []struct {
 		id    string
 		roles [][]string
-		seed  string
+		plan  []string
 	}{
-		{"one", [][]string{nil}, "seed=3"},
-		{"three", [][]string{{worker.RoleCPU}, {worker.RoleRollout}, {worker.RoleRollout, worker.RoleTrain}}, "seed=3"},
-		{"other", [][]string{nil}, "seed=4"},
+		{"one", one, nil},
+		{"three", three, nil},
+		{"other", one, []string{"seed=4"}},
+		{"one-gradus", one, stacked},
+		{"three-gradus", three, stacked},
 	} {
 		var ws []*worker.Worker
 		for _, roles := range fleet.roles {
@@ -144,17 +148,22 @@ func TestExperimentIsReproducible(t *testing.T) {
 			}
 			ws = append(ws, w)
 		}
-		results[fleet.id] = runTest(t, c, fleet.id, tiny(fleet.seed))
+		results[fleet.id] = runTest(t, c, fleet.id, tiny(fleet.plan...))
 		for _, w := range ws {
 			w.Stop()
 		}
 		records[fleet.id] = artifacts(t, store, fleet.id, 3)
 	}
-	if d := cmp.Diff(records["one"], records["three"]); d != "" {
-		t.Errorf("one worker and three leave different artifacts: %s", d)
+	for _, recipe := range []string{"", "-gradus"} {
+		if d := cmp.Diff(records["one"+recipe], records["three"+recipe]); d != "" {
+			t.Errorf("one worker and three leave different artifacts: %s", d)
+		}
+		if d := cmp.Diff(results["one"+recipe].Policy, results["three"+recipe].Policy); d != "" {
+			t.Errorf("final policies differ: %s", d)
+		}
 	}
-	if d := cmp.Diff(results["one"].Policy, results["three"].Policy); d != "" {
-		t.Errorf("final policies differ: %s", d)
+	if r := results["one-gradus"]; r.Trained == 0 || r.Inspected == 0 || r.Completions <= 3*8*4 {
+		t.Errorf("the stacked recipe did not do its part: %+v", r)
 	}
 	if cmp.Equal(results["one"].Policy, results["other"].Policy) {
 		t.Error("another seed ends with the same policy")
@@ -166,6 +175,7 @@ func TestExperimentIsReproducible(t *testing.T) {
 	checkSelections(t, store, records["one"])
 	if *update {
 		record(t, c, "one", filepath.Join("..", "..", "workflows", "testdata", "experiment.json"))
+		record(t, c, "one-gradus", filepath.Join("..", "..", "workflows", "testdata", "gradus.json"))
 	}
 	if _, err := policy.LoadState(t.Context(), store, r.Policy); err != nil {
 		t.Errorf("final policy: %v", err)
