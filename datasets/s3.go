@@ -16,6 +16,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
 // S3Config says where an S3 bucket is and who asks.
@@ -78,6 +79,9 @@ func newS3(c S3Config) (*S3, error) {
 		return nil, fmt.Errorf("endpoint %q: want http://host:port or https://host", endpoint)
 	case c.AccessKey == "" || c.SecretKey == "":
 		return nil, fmt.Errorf("%w: no credentials for %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrDenied, endpoint)
+	}
+	if err := s3utils.CheckValidBucketNameStrict(c.Bucket); err != nil {
+		return nil, fmt.Errorf("bucket %q: %w", c.Bucket, err)
 	}
 	client, err := minio.NewCore(endpoint.Host, &minio.Options{
 		Creds:      credentials.NewStaticV4(c.AccessKey, c.SecretKey, c.SessionToken),

@@ -181,6 +181,16 @@ func TestS3Down(t *testing.T) {
 	}
 }
 
+// A bucket that no service would take is refused as that, before one is asked.
+func TestS3BucketName(t *testing.T) {
+	for _, name := range []string{"ab", "Upper-Case", "under_score", "127.0.0.1"} {
+		_, err := datasets.OpenS3(t.Context(), datasets.S3Config{Endpoint: "http://127.0.0.1:1", Bucket: name, AccessKey: "a", SecretKey: "b"})
+		if err == nil || errors.Is(err, datasets.ErrUnavailable) || !strings.Contains(err.Error(), fmt.Sprintf("bucket %q", name)) {
+			t.Errorf("bucket %q: error %v, want one that names it", name, err)
+		}
+	}
+}
+
 func TestOpen(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	folder := t.TempDir()

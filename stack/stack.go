@@ -255,7 +255,7 @@ func (c *child) failure() error {
 	}
 	switch code := c.cmd.ProcessState.ExitCode(); {
 	case code == exitDirInUse:
-		return fmt.Errorf("%w: %s", ErrInUse, message)
+		return fmt.Errorf("%w: %s", ErrInUse, strings.TrimPrefix(message, "devstack: folder in use: "))
 	case code == exitPortsTaken, strings.Contains(message, "address already in use"):
 		return fmt.Errorf("%w: %s", errPortLost, message)
 	}

@@ -264,6 +264,9 @@ func TestServices(t *testing.T) {
 				t.Errorf("error %q does not name %s", err, part)
 			}
 		}
+		if strings.Count(err.Error(), ErrInUse.Error()) != 1 {
+			t.Errorf("error %q repeats itself", err)
+		}
 	})
 
 	if err := s.Stop(); err != nil {

@@ -86,7 +86,7 @@ func (t *target) connect(ctx context.Context, start bool, progress io.Writer, lo
 			return nil, errors.New("--temporal and --store belong together: give both, or neither for the local stack")
 		}
 		if c.store, err = datasets.Open(ctx, t.store); err != nil {
-			return nil, fmt.Errorf("open store: %w", err)
+			return nil, err
 		}
 	} else {
 		c.stack, err = stack.Attach(t.dir)
@@ -102,7 +102,7 @@ func (t *target) connect(ctx context.Context, start bool, progress io.Writer, lo
 		}
 		address, namespace, c.ui = c.stack.Temporal, c.stack.Namespace, c.stack.UI
 		if c.store, err = c.stack.OpenStore(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("open store: %w", err), c.stop())
+			return nil, errors.Join(err, c.stop())
 		}
 	}
 	if c.client, err = client.DialContext(ctx, client.Options{HostPort: address, Namespace: namespace, Logger: worker.Logger(log)}); err != nil {
