@@ -30,6 +30,8 @@ var (
 	ErrNotRunning = errors.New("no stack is running")
 	// ErrInUse is the error of Start on a folder that a running stack holds; the message names folder and process.
 	ErrInUse = errors.New("folder in use")
+	// ErrDiskFull is the error of CheckSpace; the message names the folder and what is left.
+	ErrDiskFull = errors.New("disk full")
 )
 
 // Options say how to start a stack. The zero value is a quiet one in a temporary folder, without UI, on free ports.
@@ -100,6 +102,22 @@ func (s *Stack) Done() <-chan struct{} {
 		return nil
 	}
 	return s.child.exited
+}
+
+// minSpace is what the stack needs to go on: the log of the Temporal server's database alone takes some megabytes.
+const minSpace = 16e6
+
+// CheckSpace fails with ErrDiskFull where the disk that holds the state folder has less than 16 MB left. A server whose
+// database finds no room does not say so to its clients: it answers late or not at all, and recovers when there is room again.
+func (s *Stack) CheckSpace() error {
+	left, err := space(s.Dir)
+	if err != nil {
+		return fmt.Errorf("stack: state folder %s: %w", s.Dir, err)
+	}
+	if left < minSpace {
+		return fmt.Errorf("%w: %.1f MB are left where %s is; the local stack needs at least %d", ErrDiskFull, float64(left)/1e6, s.Dir, int(minSpace/1e6))
+	}
+	return nil
 }
 
 // Attach returns the stack that runs on dir now, whoever started it. It fails with ErrNotRunning where none does.

@@ -85,6 +85,9 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 		return f, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := c.checkSpace(); err != nil {
+		return f, err
+	}
 	begin := time.Now()
 	w, err := worker.Start(c.client, c.store, worker.Options{Namespace: t.namespace, Log: log})
 	if err != nil {
@@ -95,7 +98,7 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 	if err != nil {
 		return f, err
 	}
-	result, err := follow(ctx, c.client, run.GetID(), progress)
+	result, err := follow(ctx, c, run.GetID(), progress)
 	if errors.Is(err, context.Canceled) {
 		return f, fmt.Errorf("interrupted; `gradus dev` lets run %s go on", run.GetID())
 	}

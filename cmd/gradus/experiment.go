@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
@@ -94,8 +95,12 @@ func launch(ctx context.Context, c client.Client, id string, given map[string]js
 	return run, nil
 }
 
-// follow prints a line per step until the run ends, and returns its result.
-func follow(ctx context.Context, c client.Client, id string, out io.Writer) (*workflows.Result, error) {
+// patience is how long a run may show nothing new before follow asks why.
+const patience = 5 * time.Second
+
+// follow prints a line per step until the run ends, and returns its result. Of
+// a run that stands still it says why, once.
+func follow(ctx context.Context, c *connection, id string, out io.Writer) (*workflows.Result, error) {
 	type ended struct {
 		result workflows.Result
 		err    error
@@ -103,7 +108,7 @@ func follow(ctx context.Context, c client.Client, id string, out io.Writer) (*wo
 	done := make(chan ended, 1)
 	go func() {
 		var r ended
-		r.err = c.GetWorkflow(ctx, id, "").Get(ctx, &r.result)
+		r.err = c.client.GetWorkflow(ctx, id, "").Get(ctx, &r.result)
 		done <- r
 	}()
 	tick := time.NewTicker(400 * time.Millisecond)
@@ -129,27 +134,35 @@ func follow(ctx context.Context, c client.Client, id string, out io.Writer) (*wo
 				l.Step, s.Steps, l.PassRate, l.Reward, 100*l.Kept, l.Entropy, l.Loss, l.Tokens/max(l.Seconds, 1e-9), left)
 		}
 	}
-	last := ""
+	last, since := "", time.Now()
+	suspected, told := "", ""
 	for {
 		select {
 		case r := <-done:
 			if r.err != nil {
 				return nil, runError(id, r.err)
 			}
-			if s, err := status(ctx, c, id); err == nil {
+			if s, err := status(ctx, c.client, id); err == nil {
 				show(s)
 			}
 			return &r.result, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-tick.C:
-			s, err := status(ctx, c, id)
-			if err != nil {
-				continue // no worker answers yet, or the server is away: the run's end will tell
+			if s, err := status(ctx, c.client, id); err == nil {
+				if key := fmt.Sprint(s.Phase, s.Warm, s.Step); key != last {
+					last, since, suspected, told = key, time.Now(), "", ""
+					show(s)
+				}
 			}
-			if key := fmt.Sprint(s.Phase, s.Warm, s.Step); key != last {
-				last = key
-				show(s)
+			if time.Since(since) > patience { // seen twice, it is no passing state
+				since = time.Now()
+				why := c.trouble(ctx, id)
+				if why != "" && why == suspected && why != told {
+					fmt.Fprintln(out, "waiting:", why)
+					told = why
+				}
+				suspected = why
 			}
 		}
 	}
@@ -158,10 +171,46 @@ func follow(ctx context.Context, c client.Client, id string, out io.Writer) (*wo
 // runError is why a run failed, without the layers it came through.
 func runError(id string, err error) error {
 	var app *temporal.ApplicationError
-	if errors.As(err, &app) {
+	var unknown *serviceerror.NotFound
+	switch {
+	case errors.As(err, &app):
 		return fmt.Errorf("run %s failed: %s", id, app.Message())
+	case errors.As(err, &unknown):
+		return fmt.Errorf("there is no run %q; `gradus status` lists them", id)
 	}
 	return fmt.Errorf("run %s: %w", id, err)
+}
+
+// trouble says what keeps a run from going on, "" if nothing does: no room on
+// the disk, an activity that fails and is tried again, or nobody to do it.
+func (c *connection) trouble(ctx context.Context, id string) string {
+	if err := c.checkSpace(); err != nil {
+		return err.Error()
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	d, err := c.client.DescribeWorkflowExecution(ctx, id, "")
+	var unknown *serviceerror.NotFound
+	if errors.As(err, &unknown) {
+		return ""
+	}
+	if err != nil {
+		return fmt.Sprintf("the Temporal server does not answer: %v", err)
+	}
+	for _, a := range d.PendingActivities {
+		if a.LastFailure != nil {
+			return fmt.Sprintf("%s has failed %d times: %s", a.ActivityType.GetName(), a.Attempt-1, a.LastFailure.Message)
+		}
+	}
+	for _, a := range d.PendingActivities {
+		if a.State == enums.PENDING_ACTIVITY_STATE_SCHEDULED {
+			return a.ActivityType.GetName() + " waits for a worker"
+		}
+	}
+	if d.PendingWorkflowTask.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED {
+		return "the run waits for a worker of role cpu"
+	}
+	return ""
 }
 
 func status(ctx context.Context, c client.Client, id string) (s workflows.Status, err error) {
@@ -241,6 +290,9 @@ func runCommand(t *target) *cobra.Command {
 			if err := storePolicy(ctx, c.store, given); err != nil {
 				return err
 			}
+			if err := c.checkSpace(); err != nil {
+				return err
+			}
 			run, err := launch(ctx, c.client, id, given)
 			if err != nil {
 				return err
@@ -249,20 +301,7 @@ func runCommand(t *target) *cobra.Command {
 			if detach {
 				return nil
 			}
-			result, err := follow(ctx, c.client, run.GetID(), cmd.ErrOrStderr())
-			if errors.Is(err, context.Canceled) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "\nno longer following; the run goes on: gradus status %s\n", run.GetID())
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if t.output == "json" {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(result)
-			}
-			table(cmd.OutOrStdout(), result.Before, result.After)
-			fmt.Fprintf(cmd.OutOrStdout(), "policy %s\n", result.Policy)
-			return nil
+			return t.finish(ctx, c, run.GetID(), cmd)
 		},
 	}
 	f := cmd.Flags()
@@ -273,6 +312,24 @@ func runCommand(t *target) *cobra.Command {
 	f.BoolVar(&dry, "dry-run", false, "print the resolved plan as YAML and stop")
 	f.BoolVar(&detach, "detach", false, "launch without following")
 	return cmd
+}
+
+// finish follows a run to its end, or to the user's, and prints its result.
+func (t *target) finish(ctx context.Context, c *connection, id string, cmd *cobra.Command) error {
+	result, err := follow(ctx, c, id, cmd.ErrOrStderr())
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "\nno longer following; the run goes on: gradus status %s --follow\n", id)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if t.output == "json" {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(result)
+	}
+	table(cmd.OutOrStdout(), result.Before, result.After)
+	fmt.Fprintf(cmd.OutOrStdout(), "policy %s\n", result.Policy)
+	return nil
 }
 
 // printPlan resolves a plan and prints it as YAML that can be edited and run.
@@ -308,7 +365,8 @@ func block(n *yaml.Node) {
 }
 
 func statusCommand(t *target) *cobra.Command {
-	return &cobra.Command{
+	var more bool
+	cmd := &cobra.Command{
 		Use:   "status [RUN]",
 		Short: "List experiments, or show where one stands",
 		Args:  cobra.MaximumNArgs(1),
@@ -316,17 +374,32 @@ func statusCommand(t *target) *cobra.Command {
 			if len(args) == 0 {
 				return listRuns(ctx, c.client, cmd.OutOrStdout())
 			}
+			if more {
+				return t.finish(ctx, c, args[0], cmd)
+			}
 			s, err := status(ctx, c.client, args[0])
+			why := c.trouble(ctx, args[0])
+			if err != nil && why != "" {
+				return fmt.Errorf("run %s answers nothing: %s", args[0], why)
+			}
 			if err != nil {
-				return fmt.Errorf("status of %s: %w", args[0], err)
+				return runError(args[0], err)
 			}
 			if t.output == "json" {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
 			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), s.Markdown())
-			return err
+			fmt.Fprint(cmd.OutOrStdout(), s.Markdown())
+			if why != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), "\nwaiting: %s\n", why)
+			}
+			if s.Policy.Hash != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), "\npolicy %s\n", s.Policy)
+			}
+			return nil
 		}),
 	}
+	cmd.Flags().BoolVarP(&more, "follow", "f", false, "follow the run to its end")
+	return cmd
 }
 
 func recipesCommand(*target) *cobra.Command {

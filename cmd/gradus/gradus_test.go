@@ -38,7 +38,14 @@ var update = flag.Bool("update", false, "rewrite the recorded histories")
 // local is the stack of these tests, in a folder of its own.
 var local *stack.Stack
 
+// asProgram makes the test binary the program itself.
+const asProgram = "GRADUS_TEST_PROGRAM"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
 	flag.Parse()
 	var err error
 	if local, err = stack.Start(context.Background(), stack.Options{Progress: os.Stderr}); err != nil {
@@ -70,7 +77,7 @@ func connectTest(t *testing.T) (client.Client, datasets.Store) {
 // tiny is an experiment of seconds.
 func tiny(more ...string) []string {
 	return append([]string{
-		"seed=3", "steps=3", "levels=[1]", "problems_per_level=64", "hidden_size=32", "intermediate_size=64", "num_hidden_layers=1",
+		"seed=3", "steps=3", "levels=[1]", "problems_per_level=64", "model.hidden_size=32", "model.intermediate_size=64", "model.num_hidden_layers=1",
 		"warmup.max_steps=60", "warmup.min_steps=50", "warmup.every=10", "warmup.batch_size=32", "warmup.learning_rate=5e-3", "prompts_per_step=8", "num_generations=4",
 		"evaluation.problems_per_level=8", "evaluation.num_generations=2", "max_completion_length=8",
 	}, more...)
@@ -78,13 +85,6 @@ func tiny(more ...string) []string {
 
 func runTest(t *testing.T, c client.Client, id string, pairs []string) *workflows.Result {
 	t.Helper()
-	for i, p := range pairs {
-		for _, k := range []string{"hidden_size", "intermediate_size", "num_hidden_layers"} {
-			if strings.HasPrefix(p, k+"=") {
-				pairs[i] = "model." + p
-			}
-		}
-	}
 	given, err := planInput("grpo", pairs)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func runTest(t *testing.T, c client.Client, id string, pairs []string) *workflow
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
-	r, err := follow(ctx, c, run.GetID(), &out)
+	r, err := follow(ctx, &connection{client: c, stack: local}, run.GetID(), &out)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}

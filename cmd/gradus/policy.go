@@ -59,7 +59,10 @@ func storePolicy(ctx context.Context, s datasets.Store, given map[string]json.Ra
 		return nil // absent or no text: for Resolve to judge
 	}
 	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
-		return nil // a Ref
+		if _, err := datasets.ParseRef(folder); folder != "" && err != nil {
+			return fmt.Errorf("policy %q is neither a folder nor a Ref: %w", folder, err)
+		}
+		return nil
 	}
 	ref, err := importPolicy(ctx, s, folder)
 	if err != nil {

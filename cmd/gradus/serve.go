@@ -38,20 +38,40 @@ func devCommand(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			w, err := worker.Start(c.client, c.store, worker.Options{Namespace: t.namespace, Log: log})
+			failures := &zerolog.FilteredLevelWriter{Level: zerolog.ErrorLevel, Writer: zerolog.LevelWriterAdapter{
+				Writer: zerolog.ConsoleWriter{Out: cmd.ErrOrStderr(), NoColor: true},
+			}}
+			w, err := worker.Start(c.client, c.store, worker.Options{Namespace: t.namespace, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
 			if err != nil {
 				return errors.Join(err, c.Close())
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Temporal UI  %s\nTemporal     %s\nstore        %s\nstate        %s\n\ntry: gradus run grpo --steps 20\n",
 				c.ui, c.stack.Temporal, c.stack.Store, t.dir)
-			select {
-			case <-ctx.Done():
-			case <-c.stack.Done():
-				err = errors.New("the local stack ended by itself; see temporal.log in the state folder")
-			}
+			err = c.watch(ctx, cmd.ErrOrStderr())
 			w.Stop()
 			return errors.Join(err, c.Close())
 		},
+	}
+}
+
+// watch waits for the end of ctx or of the stack, and tells of a full disk.
+func (c *connection) watch(ctx context.Context, out io.Writer) error {
+	tick := time.NewTicker(patience)
+	defer tick.Stop()
+	full := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.stack.Done():
+			return errors.New("the local stack ended by itself; see temporal.log in the state folder")
+		case <-tick.C:
+			err := c.checkSpace()
+			if err != nil && !full {
+				fmt.Fprintln(out, err)
+			}
+			full = err != nil
+		}
 	}
 }
 

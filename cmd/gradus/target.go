@@ -48,6 +48,15 @@ func (c *connection) Close() error {
 	return c.stop()
 }
 
+// checkSpace fails where the disk of the local stack is full; of servers of the
+// user's own it knows nothing.
+func (c *connection) checkSpace() error {
+	if c.stack == nil {
+		return nil
+	}
+	return c.stack.CheckSpace()
+}
+
 // run is a command's body over a connection; with start, the local stack is
 // started for the while where none runs.
 func (t *target) run(start bool, do func(context.Context, *connection, *cobra.Command, []string) error) func(*cobra.Command, []string) error {
@@ -120,7 +129,7 @@ func (c *connection) stop() error {
 
 // fileLog is a log in the state folder, for commands whose terminal shows
 // something else.
-func (t *target) fileLog() (zerolog.Logger, io.Closer, error) {
+func (t *target) fileLog() (zerolog.Logger, io.WriteCloser, error) {
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return zerolog.Nop(), nil, fmt.Errorf("state folder: %w", err)
 	}
