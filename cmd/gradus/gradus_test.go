@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	var err error
-	if local, err = stack.Start(context.Background(), stack.Options{Progress: os.Stderr}); err != nil {
+	if local, err = stack.Start(context.Background(), stack.Options{UI: true, Progress: os.Stderr}); err != nil {
 		fmt.Fprintln(os.Stderr, "start the local stack:", err)
 		os.Exit(1)
 	}
