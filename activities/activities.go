@@ -111,6 +111,10 @@ func remote(ctx context.Context) bool {
 	return activity.IsActivity(ctx) && !activity.GetInfo(ctx).IsLocalActivity
 }
 
+// pulse is the time between two signs of life. The first comes after one, too:
+// each is a transaction of the server, and most activities are over by then.
+const pulse = 2 * time.Second
+
 // beat reports to the server that the activity is alive until stop is called.
 func beat(ctx context.Context) (stop func()) {
 	if !remote(ctx) {
@@ -119,14 +123,14 @@ func beat(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() {
-		tick := time.NewTicker(2 * time.Second)
+		tick := time.NewTicker(pulse)
 		defer tick.Stop()
 		for {
-			activity.RecordHeartbeat(ctx)
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+				activity.RecordHeartbeat(ctx)
 			}
 		}
 	})

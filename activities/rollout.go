@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/activity"
 
@@ -212,8 +213,9 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 				c.policy, c.prompt = append(c.policy, in.Policy.Hash), append(c.prompt, tokens)
 			}
 		}
+		begin := time.Now()
 		completions, err := engine.Generate(ctx, rows, sampling, func(done, total int) {
-			if remote(ctx) {
+			if remote(ctx) && time.Since(begin) > pulse {
 				activity.RecordHeartbeat(ctx, done, total)
 			}
 		})
