@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/gradus-rl/gradus/curriculum"
 	"github.com/gradus-rl/gradus/datasets"
@@ -127,6 +128,7 @@ const TableMetrics = "metrics"
 // is; the first update starts with a fresh optimizer, whatever warmed it up.
 func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error) {
 	defer beat(ctx)()
+	begin := time.Now()
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
 		return Output{}, classify(err)
@@ -201,7 +203,9 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		return Output{}, err
 	}
 	// A run has a record of its own of every step, also of one whose update it reuses.
-	return done, classify(a.recordStep(ctx, in, done.Tables[TablePolicy], done.Tables[TableMetrics]))
+	err = a.recordStep(ctx, in, done.Tables[TablePolicy], done.Tables[TableMetrics])
+	done.Seconds = time.Since(begin).Seconds()
+	return done, classify(err)
 }
 
 // updateMetrics are the figures of an update under TRL's names.
