@@ -30,6 +30,9 @@ const (
 	RoleTrain   = "train"   // updates
 )
 
+// roleAll is what a worker with every role plays besides: runs that stay with it.
+const roleAll = "all"
+
 // Roles lists them all.
 func Roles() []string { return []string{RoleCPU, RoleRollout, RoleTrain} }
 
@@ -37,13 +40,13 @@ func Roles() []string { return []string{RoleCPU, RoleRollout, RoleTrain} }
 type Options struct {
 	Roles     []string // of Roles; none means all
 	Namespace string   // Temporal namespace, "" = default
-	Rollouts  int      // rollout shards at once; 0 = GOMAXPROCS
+	Rollouts  int      // rollout shards at once, and activities of runs on workflows.QueueAll; 0 = GOMAXPROCS
 	Updates   int      // updates at once, of different experiments; 0 = 1
 	Grace     time.Duration
 	Log       zerolog.Logger
 }
 
-// Worker is a running set of Temporal workers, one per role.
+// Worker is a running set of Temporal workers, one per role and, with all roles, one for runs that stay with it.
 type Worker struct {
 	workers  []worker.Worker
 	policies *activities.Policies
@@ -72,10 +75,20 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 	}
 	w := &Worker{policies: activities.NewPolicies(store)}
 	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log}
-	for _, role := range o.Roles {
+	roles := slices.Compact(slices.Sorted(slices.Values(o.Roles)))
+	if len(roles) == len(Roles()) {
+		roles = append(roles, roleAll)
+	}
+	for _, role := range roles {
 		options := worker.Options{WorkerStopTimeout: o.Grace}
 		var tw worker.Worker
 		switch role {
+		case roleAll:
+			// A poller holds a slot while it waits; an activity needs a free one to start without it.
+			options.MaxConcurrentActivityTaskPollers, options.MaxConcurrentActivityExecutionSize = 1, o.Rollouts+1
+			tw = worker.New(c, workflows.QueueAll, options)
+			tw.RegisterWorkflow(workflows.Experiment)
+			tw.RegisterWorkflow(workflows.Evaluate)
 		case RoleCPU:
 			tw = worker.New(c, workflows.QueueCPU, options)
 			tw.RegisterWorkflow(workflows.Experiment)

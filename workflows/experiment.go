@@ -18,8 +18,11 @@ import (
 	"github.com/gradus-rl/gradus/recipes"
 )
 
-// Task queues, by the resource that their workers have.
+// Task queues, by the resource that their workers have. A run started on QueueAll
+// stays there as a whole: its worker has every resource and gets activities with
+// the answer to its own request, without a way over the other queues.
 const (
+	QueueAll     = "gradus"         // everything
 	QueueCPU     = "gradus-cpu"     // workflows and short stages
 	QueueRollout = "gradus-rollout" // generation
 	QueueTrain   = "gradus-train"   // updates
@@ -581,6 +584,9 @@ var retries = &temporal.RetryPolicy{InitialInterval: 500 * time.Millisecond, Bac
 
 // on is for activities on a queue of workers.
 func on(ctx workflow.Context, queue string) workflow.Context {
+	if workflow.GetInfo(ctx).TaskQueueName == QueueAll {
+		queue = QueueAll
+	}
 	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		TaskQueue: queue, StartToCloseTimeout: 24 * time.Hour, HeartbeatTimeout: 30 * time.Second, RetryPolicy: retries,
 	})

@@ -89,7 +89,7 @@ func runOnce(ctx context.Context, c client.Client, id string, plan []byte) (*wor
 		return nil, err
 	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: id, TaskQueue: workflows.QueueCPU, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY,
+		ID: id, TaskQueue: workflows.QueueAll, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY,
 	}, "Experiment", json.RawMessage(plan))
 	if err != nil {
 		return nil, fmt.Errorf("start run %s: %w", id, err)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gradus-rl/gradus/policy"
 	"github.com/gradus-rl/gradus/worker"
+	"github.com/gradus-rl/gradus/workflows"
 )
 
 // demoFigures is the last line of `gradus demo --output json`.
@@ -94,7 +95,7 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 		return f, err
 	}
 	defer w.Stop()
-	run, err := launch(ctx, c.client, "demo-"+time.Now().UTC().Format("20060102-150405.000"), given)
+	run, err := launch(ctx, c.client, workflows.QueueAll, "demo-"+time.Now().UTC().Format("20060102-150405.000"), given)
 	if err != nil {
 		return f, err
 	}

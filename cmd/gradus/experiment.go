@@ -67,9 +67,9 @@ func quote(s string) json.RawMessage {
 	return raw
 }
 
-// launch starts an experiment. The plan is checked here first, so that a typing
+// launch starts an experiment on a task queue. The plan is checked here first, so that a typing
 // error costs no workflow.
-func launch(ctx context.Context, c client.Client, id string, given map[string]json.RawMessage) (client.WorkflowRun, error) {
+func launch(ctx context.Context, c client.Client, queue, id string, given map[string]json.RawMessage) (client.WorkflowRun, error) {
 	raw, err := json.Marshal(given)
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
@@ -82,7 +82,7 @@ func launch(ctx context.Context, c client.Client, id string, given map[string]js
 		id = fmt.Sprintf("%s-%s", plan.Recipe, time.Now().UTC().Format("20060102-150405"))
 	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: id, TaskQueue: workflows.QueueCPU, WorkflowExecutionErrorWhenAlreadyStarted: true,
+		ID: id, TaskQueue: queue, WorkflowExecutionErrorWhenAlreadyStarted: true,
 		StaticSummary: fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed),
 	}, "Experiment", json.RawMessage(raw)) // by name and with one argument, as the Temporal UI starts it
 	var started *serviceerror.WorkflowExecutionAlreadyStarted
@@ -208,7 +208,7 @@ func (c *connection) trouble(ctx context.Context, id string) string {
 		}
 	}
 	if d.PendingWorkflowTask.GetState() == enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED {
-		return "the run waits for a worker of role cpu"
+		return "the run waits for a worker on task queue " + d.ExecutionConfig.GetTaskQueue().GetName()
 	}
 	return ""
 }
@@ -293,7 +293,7 @@ func runCommand(t *target) *cobra.Command {
 			if err := c.checkSpace(); err != nil {
 				return err
 			}
-			run, err := launch(ctx, c.client, id, given)
+			run, err := launch(ctx, c.client, workflows.QueueCPU, id, given)
 			if err != nil {
 				return err
 			}

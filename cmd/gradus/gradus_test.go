@@ -85,11 +85,16 @@ func tiny(more ...string) []string {
 
 func runTest(t *testing.T, c client.Client, id string, pairs []string) *workflows.Result {
 	t.Helper()
+	return runOn(t, c, workflows.QueueCPU, id, pairs)
+}
+
+func runOn(t *testing.T, c client.Client, queue, id string, pairs []string) *workflows.Result {
+	t.Helper()
 	given, err := planInput("grpo", pairs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, err := launch(t.Context(), c, id, given)
+	run, err := launch(t.Context(), c, queue, id, given)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +127,8 @@ func artifacts(t *testing.T, s datasets.Store, run string, steps int) []activiti
 }
 
 // The same seed gives the same bytes in every artifact, whether one worker
-// does all or three share the work; another seed gives others.
+// does all, on one queue or on several, or three share the work; another seed
+// gives others.
 func TestExperimentIsReproducible(t *testing.T) {
 	c, store := connectTest(t)
 	results := map[string]*workflows.Result{}
@@ -132,13 +138,15 @@ func TestExperimentIsReproducible(t *testing.T) {
 	for _, fleet := range []struct {
 		id    string
 		roles [][]string
+		queue string
 		plan  []string
 	}{
-		{"one", one, nil},
-		{"three", three, nil},
-		{"other", one, []string{"seed=4"}},
-		{"one-gradus", one, stacked},
-		{"three-gradus", three, stacked},
+		{"one", one, workflows.QueueCPU, nil},
+		{"eager", one, workflows.QueueAll, nil},
+		{"three", three, workflows.QueueCPU, nil},
+		{"other", one, workflows.QueueCPU, []string{"seed=4"}},
+		{"one-gradus", one, workflows.QueueAll, stacked},
+		{"three-gradus", three, workflows.QueueCPU, stacked},
 	} {
 		var ws []*worker.Worker
 		for _, roles := range fleet.roles {
@@ -148,18 +156,18 @@ func TestExperimentIsReproducible(t *testing.T) {
 			}
 			ws = append(ws, w)
 		}
-		results[fleet.id] = runTest(t, c, fleet.id, tiny(fleet.plan...))
+		results[fleet.id] = runOn(t, c, fleet.queue, fleet.id, tiny(fleet.plan...))
 		for _, w := range ws {
 			w.Stop()
 		}
 		records[fleet.id] = artifacts(t, store, fleet.id, 3)
 	}
-	for _, recipe := range []string{"", "-gradus"} {
-		if d := cmp.Diff(records["one"+recipe], records["three"+recipe]); d != "" {
-			t.Errorf("one worker and three leave different artifacts: %s", d)
+	for _, same := range [][2]string{{"one", "eager"}, {"one", "three"}, {"one-gradus", "three-gradus"}} {
+		if d := cmp.Diff(records[same[0]], records[same[1]]); d != "" {
+			t.Errorf("runs %v leave different artifacts: %s", same, d)
 		}
-		if d := cmp.Diff(results["one"+recipe].Policy, results["three"+recipe].Policy); d != "" {
-			t.Errorf("final policies differ: %s", d)
+		if d := cmp.Diff(results[same[0]].Policy, results[same[1]].Policy); d != "" {
+			t.Errorf("final policies of %v differ: %s", same, d)
 		}
 	}
 	if r := results["one-gradus"]; r.Trained == 0 || r.Inspected == 0 || r.Completions <= 3*8*4 {

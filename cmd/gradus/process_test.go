@@ -14,6 +14,7 @@ import (
 
 	"github.com/gradus-rl/gradus/stack"
 	"github.com/gradus-rl/gradus/worker"
+	"github.com/gradus-rl/gradus/workflows"
 )
 
 // process is a gradus of its own, as a user starts it.
@@ -145,11 +146,11 @@ func TestTrouble(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launch(t.Context(), c, "waiting", given); err != nil {
+	if _, err := launch(t.Context(), c, workflows.QueueCPU, "waiting", given); err != nil {
 		t.Fatal(err)
 	}
 	conn := &connection{client: c, stack: local}
-	if why := conn.trouble(t.Context(), "waiting"); !strings.Contains(why, "worker of role cpu") {
+	if why := conn.trouble(t.Context(), "waiting"); !strings.Contains(why, "worker on task queue "+workflows.QueueCPU) {
 		t.Errorf("without a worker: %q", why)
 	}
 	w, err := worker.Start(c, store, worker.Options{Roles: []string{worker.RoleCPU}, Log: zerolog.Nop()})
