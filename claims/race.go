@@ -184,7 +184,11 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 // one is one run of an arm. Its name holds all that it is a function of, so that
 // a race that was interrupted goes on where it was, and claims share runs.
 func (r *race) one(ctx context.Context, a Arm, s Settings, seed int) (Result, error) {
-	plan, err := json.Marshal(r.claim.Shared.with(a.Plan, s, Settings{"seed": seed, "max_generated_tokens": r.claim.Budget}))
+	given := Settings{"seed": seed, "max_generated_tokens": r.claim.Budget}
+	if n := len(r.claim.Families); n > 0 {
+		given["families"] = []string{r.claim.Families[(seed-1)%n]}
+	}
+	plan, err := json.Marshal(r.claim.Shared.with(a.Plan, s, given))
 	if err != nil {
 		return Result{}, err
 	}

@@ -19,7 +19,7 @@ import (
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	c := r.Claim
-	fmt.Fprintf(&b, "## %s\n\n%s.\n\nBudget %d generated tokens a run, target pass@1 %.2f, %d paired seeds.\n\n", c.Name, c.Says, c.Budget, c.Target, len(r.Arms[0].Runs))
+	fmt.Fprintf(&b, "## %s\n\n%s.\n\nBudget %d generated tokens a run, target pass@1 %.2f, %d paired seeds%s.\n\n", c.Name, c.Says, c.Budget, c.Target, len(r.Arms[0].Runs), families(c))
 	b.WriteString("| arm | role | setting | pass@1 before | pass@1 at the budget | reached target | tokens to target | trained tokens to target | completions to target | verifier calls | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, e := range r.Arms {
 		var before, after, tokens, trained, completions, verified, seconds []float64
@@ -74,6 +74,14 @@ func (r *Report) Markdown() string {
 	}
 	b.WriteString("\n\n")
 	return b.String()
+}
+
+// families names the families that the seeds take turns at.
+func families(c Claim) string {
+	if len(c.Families) == 0 {
+		return ""
+	}
+	return ", taking turns at " + strings.Join(c.Families, ", ")
 }
 
 // count is the mean of what the runs that reached the target had spent.
