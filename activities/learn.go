@@ -31,13 +31,12 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 	if err != nil {
 		return Output{}, classify(err)
 	}
-	l := datasets.Lineage{Stage: "warm", Version: 1, Step: in.From, Inputs: hashes(in.Train, in.Policy), Params: params(struct {
-		Warmup      recipes.Warmup
-		Learning    policy.Learning
-		Backend     string
-		Temperature float64
-		Steps       int
-	}{plan.Warmup, plan.Learning, plan.Backend, plan.Sampling.Temperature, in.Steps})}
+	l := datasets.Lineage{Stage: "warm", Version: 2, Step: in.From, Inputs: hashes(in.Train, in.Policy), Params: params(struct {
+		Warmup   recipes.Warmup
+		Learning policy.Learning
+		Backend  string
+		Steps    int
+	}{plan.Warmup, warmLearning(plan), plan.Backend, in.Steps})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Train)
 		if err != nil {
@@ -53,11 +52,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 			return datasets.Result{}, invalid{fmt.Errorf("warmup.levels %v: no training problem has one of them", plan.Warmup.Levels)}
 		}
 		w := plan.Warmup
-		learning := plan.Learning
-		learning.LearningRate, learning.LRSchedulerType, learning.WarmupSteps = w.LearningRate, policy.SchedulerCosine, 20
-		learning.MaxSteps = int64(max(w.MaxSteps, 21)) * 3 / 2 // the warm-up usually stops early: keep the tail of the cosine out
-		learning.Beta, learning.NumIterations, learning.MiniBatchSize, learning.LossType = 0, 1, 0, policy.LossDAPO
-		learning.WeightDecay, learning.AdamBeta2 = 0.01, 0.95
+		learning := warmLearning(plan)
 		tokens := 0
 		var metrics policy.UpdateMetrics
 		out, err := a.Policies.train(ctx, plan.Backend, in.Policy, in.From == 0, l, func(t *policy.Trainer, tokenizer *policy.Tokenizer) error {
@@ -86,6 +81,17 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		})
 		return datasets.Result{Tables: map[string]datasets.Ref{TablePolicy: out}, Metrics: map[string]float64{"tokens": float64(tokens), "loss": metrics.Loss}}, err
 	})
+}
+
+// warmLearning is how the warm-up learns. It takes nothing from what a recipe
+// sets for its own updates, so that recipes share one warm-up.
+func warmLearning(plan recipes.Plan) policy.Learning {
+	l := policy.DefaultLearning()
+	l.LearningRate, l.LRSchedulerType, l.WarmupSteps = plan.Warmup.LearningRate, policy.SchedulerCosine, 20
+	l.MaxSteps = int64(max(plan.Warmup.MaxSteps, 21)) * 3 / 2 // the warm-up usually stops early: keep the tail of the cosine out
+	l.WeightDecay, l.AdamBeta2 = 0.01, 0.95
+	l.Temperature, l.MaxCompletionLength, l.Shards = plan.Sampling.Temperature, plan.Sampling.MaxCompletionLength, plan.Learning.Shards
+	return l
 }
 
 // demonstration is a worked solution as a sample to learn from. What does not
