@@ -103,9 +103,9 @@ var chains = []string{"running_sums", "running_differences", "running_products"}
 // warmed up on the easy half of the levels; one core per run.
 func base() Settings {
 	return Settings{
-		"levels": []int{1, 2, 3, 4, 5, 6, 7, 8}, "problems_per_level": 128,
+		"levels": []int{1, 2, 3, 4, 5, 6, 7, 8}, "problems_per_level": 512,
 		"prompts_per_step": 32, "num_generations": 8, "steps": 100, "reuse": true, "rollout_shards": 1, "shards": 1,
-		"warmup.target": 0.4, "warmup.max_steps": 600,
+		"warmup.target": 0.35, "warmup.max_steps": 400,
 		"evaluation.problems_per_level": 10, "evaluation.num_generations": 4, "evaluation.every": 10,
 	}
 }

@@ -106,7 +106,7 @@ func benchSelect(ctx context.Context) ([]figure, error) {
 // benchOrchestration runs the demo in a short form and says what the workflow
 // costs beside the stages' own work.
 func (t *target) benchOrchestration(ctx context.Context, progress io.Writer) ([]figure, error) {
-	given, err := planInput("grpo", []string{"steps=30", "seed=1"})
+	given, err := planInput("grpo", []string{"steps=60", "seed=1"})
 	if err != nil {
 		return nil, err
 	}
