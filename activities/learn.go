@@ -225,19 +225,11 @@ func updateMetrics(m policy.UpdateMetrics) map[string]float64 {
 
 // batch is the kept completions as samples.
 func (a *Activities) batch(ctx context.Context, plan recipes.Plan, in UpdateInput) ([]policy.Sample, error) {
-	c, err := a.completions(ctx, answers(in.Rounds), plan.Sampling.MaxCompletionLength)
+	c, err := a.selected(ctx, plan, in.Rounds, in.Selections)
 	if err != nil {
 		return nil, err
 	}
 	defer c.release()
-	selections, err := a.load(ctx, in.Selections)
-	if err != nil {
-		return nil, err
-	}
-	defer selections.Release()
-	if err := c.restore(selections); err != nil {
-		return nil, err
-	}
 	rows, at := c.rows(c.trained)
 	logprobs := datasets.LogProbs.Get(c.rollouts)
 	out := make([]policy.Sample, len(rows))
@@ -269,19 +261,11 @@ func (a *Activities) batch(ctx context.Context, plan recipes.Plan, in UpdateInpu
 // divergence measures the KL divergence of the update, token by token over the
 // support that the masking stages saw, and how well CAPO's m_F ranks it.
 func (a *Activities) divergence(ctx context.Context, plan recipes.Plan, in UpdateInput, after datasets.Ref) (map[string]float64, error) {
-	c, err := a.completions(ctx, answers(in.Rounds), plan.Sampling.MaxCompletionLength)
+	c, err := a.selected(ctx, plan, in.Rounds, in.Selections)
 	if err != nil {
 		return nil, err
 	}
 	defer c.release()
-	selections, err := a.load(ctx, in.Selections)
-	if err != nil {
-		return nil, err
-	}
-	defer selections.Release()
-	if err := c.restore(selections); err != nil {
-		return nil, err
-	}
 	rows, at := c.rows(c.trained)
 	var seen []policy.Inspected
 	var kl [][]float32
@@ -306,16 +290,12 @@ func (a *Activities) divergence(ctx context.Context, plan recipes.Plan, in Updat
 	}
 	var measured, predicted []float64
 	sum := 0.0
-	shifts := datasets.Lists[float32]{}
-	if selections.Has(datasets.PolicyShift.Name) {
-		shifts = datasets.PolicyShift.Get(selections)
-	}
 	for j, i := range at {
 		for t, v := range kl[j] {
 			sum += float64(v)
 			measured = append(measured, float64(v))
-			if shifts.Len() > 0 {
-				predicted = append(predicted, float64(shifts.Row(int(c.order[i]))[t]))
+			if c.batch.PolicyShift != nil {
+				predicted = append(predicted, float64(c.batch.PolicyShift[i][t]))
 			}
 		}
 	}

@@ -45,19 +45,11 @@ func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
 	}{plan.Mask, plan.Learning, plan.Backend, plan.MaskTopK, plan.Steps})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		var none datasets.Result
-		c, err := a.completions(ctx, answers(in.Rounds), plan.Sampling.MaxCompletionLength)
+		c, err := a.selected(ctx, plan, in.Rounds, in.Selections)
 		if err != nil {
 			return none, err
 		}
 		defer c.release()
-		selections, err := a.load(ctx, in.Selections)
-		if err != nil {
-			return none, err
-		}
-		defer selections.Release()
-		if err := c.restore(selections); err != nil {
-			return none, err
-		}
 		given := slices.Clone(datasets.Reward.Get(c.scores))
 		if c.batch.Curvature, err = a.curvature(ctx, plan, in, c); err != nil {
 			return none, err

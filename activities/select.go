@@ -238,12 +238,23 @@ func (a *Activities) saveSelections(ctx context.Context, l datasets.Lineage, c *
 	return a.save(ctx, datasets.KindSelections, l, columns...)
 }
 
-// restore gives a batch what saveSelections stored of it.
-func (c *completions) restore(t *datasets.Table) error {
-	b := c.batch
-	if t.Rows() != len(c.order) {
-		return invalid{fmt.Errorf("%d selections for %d completions", t.Rows(), len(c.order))}
+// selected is the answers of rounds with what saveSelections stored of them; the
+// caller releases them.
+func (a *Activities) selected(ctx context.Context, plan recipes.Plan, rounds []Round, selections datasets.Ref) (*completions, error) {
+	t, err := a.load(ctx, selections)
+	if err != nil {
+		return nil, err
 	}
+	defer t.Release()
+	c, err := a.completions(ctx, answers(rounds), plan.Sampling.MaxCompletionLength)
+	if err != nil {
+		return nil, err
+	}
+	if t.Rows() != len(c.order) {
+		defer c.release()
+		return nil, invalid{fmt.Errorf("%d selections for %d completions", t.Rows(), len(c.order))}
+	}
+	b := c.batch
 	b.Reward, b.Advantage = pick(c.order, datasets.Reward.Get(t)), pick(c.order, datasets.Advantage.Get(t))
 	b.Reason = pick(c.order, datasets.Reason.Get(t))
 	if t.Has(datasets.TokenReasons.Name) {
@@ -261,7 +272,14 @@ func (c *completions) restore(t *datasets.Table) error {
 	if t.Has(datasets.OriginalPrompt.Name) {
 		b.OriginalPrompt = pick(c.order, datasets.OriginalPrompt.Get(t))
 	}
-	return nil
+	if t.Has(datasets.PolicyShift.Name) {
+		objective, policy := datasets.ObjectiveShift.Get(t), datasets.PolicyShift.Get(t)
+		b.ObjectiveShift, b.PolicyShift = make([][]float32, len(c.order)), make([][]float32, len(c.order))
+		for i, row := range c.order {
+			b.ObjectiveShift[i], b.PolicyShift[i] = slices.Clone(objective.Row(int(row))), slices.Clone(policy.Row(int(row)))
+		}
+	}
+	return c, nil
 }
 
 // stepMetrics are the figures of a step's answers, under the names that TRL
