@@ -37,7 +37,7 @@ const (
 )
 
 // stopLimit bounds a stop, clean or not. It is shorter than what the parent waits before it kills.
-const stopLimit = 12 * time.Second
+const stopLimit = 25 * time.Second
 
 // options are the command line.
 type options struct {

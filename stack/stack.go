@@ -58,7 +58,7 @@ type Stack struct {
 
 const (
 	startLimit = 60 * time.Second // from launch to the ready line
-	stopLimit  = 15 * time.Second // from end of input to exit; the child gives up earlier by itself
+	stopLimit  = 30 * time.Second // from end of input to exit; the child gives up earlier by itself
 )
 
 // Start builds the stack's program where the cache does not have it yet, launches it and returns when every service answers.
