@@ -203,7 +203,7 @@ func predicted(t *testing.T, model string, advantage []float64, c *sampling.Curv
 		t.Fatal(err)
 	}
 	b.Advantage, b.Curvature = advantage, c
-	calls := []datasets.Call{{Stage: sampling.CurvatureMask.Name, Params: json.RawMessage(fmt.Sprintf(`{"model":%q}`, model))}}
+	calls := []datasets.Call{{Stage: sampling.CurvatureMask.Name, Params: json.RawMessage(fmt.Sprintf(`{"optimizer_model":%q}`, model))}}
 	if err := datasets.Run([]sampling.Stage{sampling.CurvatureMask}, calls, b, datasets.Env{}); err != nil {
 		t.Fatal(err)
 	}

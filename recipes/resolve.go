@@ -16,9 +16,9 @@ import (
 // Resolve turns what a user gave, a JSON object with any keys of Plan, into a
 // complete, valid Plan. "recipe" names the row to start from (default grpo).
 // A key is a field of Plan, a field of its sampling or learning section (so
-// that {"learning_rate": 1e-4} works as in TRL), or a parameter of one of the
-// recipe's stages; a dot reaches into a section ("warmup.target") or a stage
-// ("grpo.advantage.scale_rewards"). With "problems" the defaults are those for
+// that {"learning_rate": 1e-4} works as in TRL), or a parameter of the recipe's
+// stages, of all that have it; a dot reaches into a section ("warmup.target")
+// or one stage ("grpo.advantage.scale_rewards"). With "problems" the defaults are those for
 // longer texts. Whatever else stands there is an error
 // that names it, and no part of a refused input is applied.
 func Resolve(raw []byte) (Plan, error) {
@@ -85,11 +85,11 @@ func (p *Plan) set(key string, value json.RawMessage) error {
 	case hasField(&p.Learning, key):
 		return decode(key, object(key, value), &p.Learning)
 	}
-	var owners []string
+	owned := false
 	for _, c := range p.calls() {
 		param := strings.TrimPrefix(key, c.Stage+".")
 		if slices.Contains(parameters(c.Stage), param) {
-			owners = append(owners, c.Stage)
+			owned = true
 			merged, err := merge(c.Params, param, value)
 			if err != nil {
 				return fmt.Errorf("%s: %w", key, err)
@@ -97,13 +97,10 @@ func (p *Plan) set(key string, value json.RawMessage) error {
 			c.Params = merged
 		}
 	}
-	switch len(owners) {
-	case 0:
+	if !owned {
 		return fmt.Errorf("unknown option %q%s", key, p.suggest(key))
-	case 1:
-		return nil
 	}
-	return fmt.Errorf("option %q belongs to %s; write %s.%s", key, strings.Join(owners, " and "), owners[0], key)
+	return nil
 }
 
 func decode(key string, raw json.RawMessage, into any) error {

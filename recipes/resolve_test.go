@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/gradus-rl/gradus/datasets"
 )
 
 func ExampleResolve() {
@@ -61,6 +63,7 @@ func TestResolveRefuses(t *testing.T) {
 		{`{"scale_rewards":"sometimes"}`, `scale_rewards is "sometimes"; it must be group, batch or none`},
 		{`{"short_batch":"abort"}`, "short_batch"},
 		{`{"select":[{"stage":"grpo.advantage"},{"stage":"d4s"}]}`, `no stage "d4s"`},
+		{`{"recipe":"capo","optimizer_model":"adamw"}`, `optimizer_model is "adamw"`},
 		{`{"select":[{"stage":"dapo.filter"}]}`, `no stage writes column "advantage"`},
 		{`{"levels":[11]}`, "levels holds 11"},
 		{`{"families":[]}`, "nothing to pose"},
@@ -80,5 +83,24 @@ func TestResolveLeavesTheTable(t *testing.T) {
 	p, err := Resolve(nil)
 	if err != nil || !strings.Contains(string(p.Select[1].Params), `"group"`) {
 		t.Fatalf("%v, %s", err, p.Select[1].Params)
+	}
+}
+
+// A parameter that several stages share is one option.
+func TestResolveShared(t *testing.T) {
+	p, err := Resolve([]byte(`{"recipe":"clpo","tau_hard":0.5}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []datasets.Call{p.Respond[0], p.Select[2]} {
+		if !strings.Contains(string(c.Params), `"tau_hard":0.5`) {
+			t.Errorf("%s has %s", c.Stage, c.Params)
+		}
+	}
+	if p, err = Resolve([]byte(`{"recipe":"clpo","clpo.kl_scale.tau_hard":0.5}`)); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(p.Respond[0].Params), `"tau_hard":0.3`) || !strings.Contains(string(p.Select[2].Params), `"tau_hard":0.5`) {
+		t.Errorf("%s, %s", p.Respond[0].Params, p.Select[2].Params)
 	}
 }

@@ -40,7 +40,7 @@ type CAPO struct {
 	Symmetric bool    `json:"symmetric"` // |m_H| < hessian; else 0 ≤ m_H < hessian
 	// Model of the optimizer's step: "adam", as published, or "sgd", which needs no
 	// hidden states.
-	Model string `json:"model"`
+	Model string `json:"optimizer_model"`
 	// Level is what is accepted or rejected as one: the "token", the "sequence" or
 	// the "batch". The code has a pair of bounds per level: call the stage once for
 	// each.
@@ -55,7 +55,7 @@ func (p CAPO) Validate() error {
 	case !(p.Fisher > 0 && p.Fisher <= math.MaxFloat64):
 		return fmt.Errorf("fisher is %v; it must be finite and above 0", p.Fisher)
 	case p.Model != "adam" && p.Model != "sgd":
-		return fmt.Errorf("model is %q; it must be adam or sgd", p.Model)
+		return fmt.Errorf("optimizer_model is %q; it must be adam or sgd", p.Model)
 	case p.Level != "token" && p.Level != "sequence" && p.Level != "batch":
 		return fmt.Errorf("level is %q; it must be token, sequence or batch", p.Level)
 	}
@@ -77,7 +77,7 @@ func (p CAPO) Validate() error {
 //	m_F = ½ lr²·(v·u)²                               policy shift, about the token's KL
 //
 // and a token is learnt from iff |m_H| < hessian (or 0 ≤ m_H < hessian) and m_F
-// < fisher. With model "sgd" G = g, and with it u = A·‖h‖²·v, so that ‖h‖² will
+// < fisher. With optimizer_model "sgd" G = g, and with it u = A·‖h‖²·v, so that ‖h‖² will
 // do. With "adam" and the moments m, s of the head's rows after t updates
 //
 //	G = m̂/(√ŝ + ε),  m̂ = (β₁ m + (1−β₁) g)/(1−β₁^(t+1)),  ŝ = (β₂ s + (1−β₂) g²)/(1−β₂^(t+1)) ,

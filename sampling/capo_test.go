@@ -57,12 +57,12 @@ func TestCurvatureByHand(t *testing.T) {
 		curvature         Curvature
 		objective, policy float64
 	}{
-		{"sgd", `{"model":"sgd"}`, 2, plain, 1.978368, 0.294912},
-		{"sgd with moments at hand", `{"model":"sgd"}`, 2, notYet, 1.978368, 0.294912},
+		{"sgd", `{"optimizer_model":"sgd"}`, 2, plain, 1.978368, 0.294912},
+		{"sgd with moments at hand", `{"optimizer_model":"sgd"}`, 2, notYet, 1.978368, 0.294912},
 		{"adam without moments", `{}`, 2, plain, 1.978368, 0.294912},
 		{"adam before the first update", `{}`, 2, notYet, 1.978368, 0.294912},
 		{"adam", `{}`, 1, moments, 0.1 * math.Sqrt(7./4), 0.005 * 7 / 4},
-		{"no advantage", `{"model":"sgd"}`, 0, plain, 0, 0},
+		{"no advantage", `{"optimizer_model":"sgd"}`, 0, plain, 0, 0},
 	} {
 		b := oneToken(t, c.advantage, c.curvature)
 		apply(t, b, datasets.Env{}, "capo.mask", c.params)
@@ -160,7 +160,7 @@ func TestCurvatureAgreesWithMatrices(t *testing.T) {
 		for i := range b.Advantage {
 			b.Advantage[i] = rng.NormFloat64()
 		}
-		apply(t, b, datasets.Env{}, "capo.mask", []string{`{"model":"sgd"}`, `{"model":"adam"}`}[round%2])
+		apply(t, b, datasets.Env{}, "capo.mask", []string{`{"optimizer_model":"sgd"}`, `{"optimizer_model":"adam"}`}[round%2])
 		for i, n := range lengths {
 			for j := range int(n) {
 				objective, policy := shiftsInFull(b.Curvature, i, j, b.Advantage[i], adam)
@@ -221,7 +221,7 @@ func TestCurvatureMaskLevels(t *testing.T) {
 		{"whole batch", `{"level":"batch","hessian":0.5,"fisher":1}`, [][]TokenReason{nil, nil, nil}},
 	} {
 		b := shifted(t, norms...)
-		apply(t, b, datasets.Env{}, "capo.mask", `{"model":"sgd",`+c.params[1:])
+		apply(t, b, datasets.Env{}, "capo.mask", `{"optimizer_model":"sgd",`+c.params[1:])
 		if d := cmp.Diff(c.want, b.TokenReason); d != "" {
 			t.Errorf("%s: %s\nobjective shifts %v, policy shifts %v", c.name, d, b.ObjectiveShift, b.PolicyShift)
 		}
@@ -248,7 +248,7 @@ func TestCurvatureMaskSymmetry(t *testing.T) {
 		{`{"hessian":19,"fisher":11,"symmetric":false}`, TokenHessian},
 	} {
 		b.TokenReason[0] = []TokenReason{TokenKept}
-		apply(t, b, datasets.Env{}, "capo.mask", `{"model":"sgd",`+c.params[1:])
+		apply(t, b, datasets.Env{}, "capo.mask", `{"optimizer_model":"sgd",`+c.params[1:])
 		if got := b.TokenReason[0][0]; got != c.want || b.ObjectiveShift[0][0] != -18 || b.PolicyShift[0][0] != 10.125 {
 			t.Errorf("%s: %v with shifts %v and %v, want %v", c.params, got, b.ObjectiveShift, b.PolicyShift, c.want)
 		}
@@ -262,14 +262,14 @@ func TestCurvatureMaskAfterOthers(t *testing.T) {
 	b.DropToken(0, 1, TokenLowKey)
 	b.Drop(1, "before")
 	b.Curvature.Probs[1], b.Curvature.Chosen[1], b.Curvature.NormSquared[1] = nil, nil, nil
-	apply(t, b, datasets.Env{}, "capo.mask", `{"model":"sgd","level":"sequence","hessian":0.3,"fisher":1}`)
+	apply(t, b, datasets.Env{}, "capo.mask", `{"optimizer_model":"sgd","level":"sequence","hessian":0.3,"fisher":1}`)
 	if d := cmp.Diff([][]TokenReason{{TokenKept, TokenLowKey}, nil}, b.TokenReason); d != "" {
 		t.Error(d)
 	}
 	if len(b.ObjectiveShift[0]) != 2 || len(b.PolicyShift[0]) != 2 || b.ObjectiveShift[1] != nil || b.PolicyShift[1] != nil {
 		t.Errorf("shifts %v and %v", b.ObjectiveShift, b.PolicyShift)
 	}
-	apply(t, b, datasets.Env{}, "capo.mask", `{"model":"sgd","hessian":0.01,"fisher":1}`)
+	apply(t, b, datasets.Env{}, "capo.mask", `{"optimizer_model":"sgd","hessian":0.01,"fisher":1}`)
 	if d := cmp.Diff([][]TokenReason{{TokenHessian, TokenLowKey}, nil}, b.TokenReason); d != "" {
 		t.Error(d)
 	}

@@ -113,7 +113,7 @@ func TestParametersOutOfRange(t *testing.T) {
 		{"d3s.tokens", `{"tokens_final":2}`, "tokens_final is 2"},
 		{"capo.mask", `{"hessian":0}`, "hessian is 0"},
 		{"capo.mask", `{"fisher":-1}`, "fisher is -1"},
-		{"capo.mask", `{"model":"lion"}`, `model is "lion"`},
+		{"capo.mask", `{"optimizer_model":"lion"}`, `optimizer_model is "lion"`},
 		{"capo.mask", `{"level":"word"}`, `level is "word"`},
 	} {
 		s, err := datasets.FindStage(Stages(), c.stage)
@@ -188,9 +188,9 @@ var pipeline = []string{
 	"clpo.kl_scale", `{}`,
 	"d3s.samples", `{}`,
 	"d3s.tokens", `{"tokens_initial":0.6}`,
-	"capo.mask", `{"model":"sgd","hessian":0.08,"fisher":0.003}`,
-	"capo.mask", `{"model":"sgd","level":"sequence","hessian":0.03,"fisher":0.001}`,
-	"capo.mask", `{"model":"sgd","level":"batch","hessian":0.006,"fisher":0.001}`,
+	"capo.mask", `{"optimizer_model":"sgd","hessian":0.08,"fisher":0.003}`,
+	"capo.mask", `{"optimizer_model":"sgd","level":"sequence","hessian":0.03,"fisher":0.001}`,
+	"capo.mask", `{"optimizer_model":"sgd","level":"batch","hessian":0.006,"fisher":0.001}`,
 }
 
 // Every completion and every token is trained on or has one reason why not; what
