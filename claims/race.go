@@ -24,7 +24,7 @@ type Options struct {
 	Seeds       int  // paired seeds, 1 up
 	TuningSeeds int  // seeds of the tuning, 1001 up; 0 takes the first setting of every grid
 	Parallel    int  // runs at once
-	Quick       bool // a hundredth of the work, to see that everything runs
+	Quick       bool // a small part of the work, to see that everything runs
 	Progress    io.Writer
 }
 
@@ -64,8 +64,8 @@ type Outcome struct {
 // Race tunes every arm, runs all of them on the same seeds, and tests the claim.
 func Race(ctx context.Context, c Claim, o Options, run Run) (*Report, error) {
 	if o.Quick {
-		c.Budget /= 10
-		c.Shared = c.Shared.with(Settings{"evaluation.problems_per_level": 4, "evaluation.num_generations": 4, "warmup.max_steps": 60, "warmup.min_steps": 60})
+		c.Budget /= 20
+		c.Shared = c.Shared.with(Settings{"evaluation.problems_per_level": 4, "evaluation.num_generations": 4, "warmup.max_steps": 20, "warmup.min_steps": 20})
 	}
 	r := &Report{Claim: c, Arms: make([]Entry, len(c.Arms))}
 	race := &race{claim: c, options: o, run: run}
