@@ -50,19 +50,24 @@ func Resolve(raw []byte) (Plan, error) {
 			return Plan{}, err
 		}
 	}
+	if err := p.settle(); err != nil {
+		return Plan{}, err
+	}
+	return p, nil
+}
+
+// settle derives what follows from other keys and proves the whole.
+func (p *Plan) settle() error {
 	p.Learning.Temperature = p.Sampling.Temperature
 	p.Learning.MaxCompletionLength = p.Sampling.MaxCompletionLength
 	p.Learning.MaxSteps = int64(max(1, p.Steps*p.Learning.NumIterations))
 	if err := p.validateStages(); err != nil {
-		return Plan{}, err
+		return err
 	}
 	if err := p.complete(); err != nil {
-		return Plan{}, err
+		return err
 	}
-	if err := p.Validate(); err != nil {
-		return Plan{}, err
-	}
-	return p, nil
+	return p.Validate()
 }
 
 func rank(key string) int {
