@@ -174,6 +174,11 @@ func (a *Activities) Resolve(ctx context.Context, given json.RawMessage) (Resolv
 	if err != nil {
 		return Resolved{}, classify(invalid{err})
 	}
+	return a.freeze(ctx, p)
+}
+
+// freeze stores a plan.
+func (a *Activities) freeze(ctx context.Context, p recipes.Plan) (Resolved, error) {
 	raw, err := datasets.Canonical(p)
 	if err != nil {
 		return Resolved{}, classify(invalid{err})
@@ -183,6 +188,37 @@ func (a *Activities) Resolve(ctx context.Context, given json.RawMessage) (Resolv
 		return Resolved{}, classify(fmt.Errorf("store plan: %w", err))
 	}
 	return Resolved{Plan: p, Ref: ref}, nil
+}
+
+// TuneInput is a change of a run's plan.
+type TuneInput struct {
+	Plan      datasets.Ref    `json:"plan"`
+	Changes   json.RawMessage `json:"changes"`
+	StepsDone int             `json:"steps_done"`
+}
+
+// Tuned is the changed plan, frozen, and the changes in their canonical form.
+type Tuned struct {
+	Resolved Resolved        `json:"resolved"`
+	Changes  json.RawMessage `json:"changes"`
+}
+
+// Tune changes a plan and freezes the result, as Resolve does with a new one.
+func (a *Activities) Tune(ctx context.Context, in TuneInput) (Tuned, error) {
+	old, err := a.plan(ctx, Run{Plan: in.Plan})
+	if err != nil {
+		return Tuned{}, classify(err)
+	}
+	p, err := recipes.Tune(old, in.Changes, in.StepsDone)
+	if err != nil {
+		return Tuned{}, classify(invalid{err})
+	}
+	t := Tuned{}
+	if t.Changes, err = datasets.Canonical(in.Changes); err != nil {
+		return Tuned{}, classify(invalid{err})
+	}
+	t.Resolved, err = a.freeze(ctx, p)
+	return t, err
 }
 
 // load opens a table; the caller releases it.

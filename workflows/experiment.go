@@ -53,7 +53,7 @@ var acts *activities.Activities
 
 // Status is where an experiment stands; the answer to QueryStatus.
 type Status struct {
-	Phase   string                 `json:"phase"` // resolving, preparing, warming up, evaluating, training, finished
+	Phase   string                 `json:"phase"` // resolving, preparing, warming up, evaluating, training, paused, finished, stopped
 	Recipe  string                 `json:"recipe"`
 	Step    int                    `json:"step"` // steps done
 	Steps   int                    `json:"steps"`
@@ -63,6 +63,10 @@ type Status struct {
 	Before  *activities.Evaluation `json:"before,omitempty"`
 	Current *activities.Evaluation `json:"current,omitempty"` // newest evaluation
 	Policy  datasets.Ref           `json:"policy"`
+	Paused  bool                   `json:"paused,omitempty"`  // paused, or about to be: the phase says which
+	Reason  string                 `json:"reason,omitempty"`  // of the pause
+	Stopped bool                   `json:"stopped,omitempty"` // told to stop
+	Tuned   []Tuning               `json:"tuned,omitempty"`   // oldest first
 }
 
 // StepSummary is the figures of one step that its live line shows.
@@ -84,6 +88,7 @@ type StepSummary struct {
 type Result struct {
 	Recipe        string                 `json:"recipe"`
 	Steps         int                    `json:"steps"`
+	Stopped       bool                   `json:"stopped,omitempty"` // by a user, before all steps were done
 	Policy        datasets.Ref           `json:"policy"`
 	Before        *activities.Evaluation `json:"before,omitempty"`
 	After         *activities.Evaluation `json:"after,omitempty"`
@@ -117,6 +122,7 @@ type Point struct {
 // Carried is what an experiment hands to itself when its history is renewed.
 type Carried struct {
 	Resolved  activities.Resolved     `json:"resolved"`
+	Next      *activities.Resolved    `json:"next,omitempty"` // tuned plan of the steps to come
 	Setup     map[string]datasets.Ref `json:"setup"`
 	Policy    datasets.Ref            `json:"policy"`
 	Reference datasets.Ref            `json:"reference"`
@@ -147,11 +153,14 @@ type experiment struct {
 	Carried
 	id    activities.Run
 	shown time.Time // when the search attributes of the step were last set
+	busy  bool      // a step is in hand
+	over  bool      // no step is to come
+	tunes workflow.Mutex
 }
 
 func (e *experiment) plan() *recipes.Plan { return &e.Resolved.Plan }
 
-// setup answers queries, freezes the plan and prepares problems and policy.
+// setup answers queries and updates, freezes the plan and prepares problems and policy.
 func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed bool) error {
 	if err := workflow.SetQueryHandlerWithOptions(ctx, QueryStatus, func() (Status, error) { return e.Status, nil },
 		workflow.QueryHandlerOptions{Description: "Where the experiment stands."}); err != nil {
@@ -159,6 +168,9 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 	}
 	if err := workflow.SetQueryHandlerWithOptions(ctx, QueryPlan, func() (recipes.Plan, error) { return e.Resolved.Plan, nil },
 		workflow.QueryHandlerOptions{Description: "The frozen plan, with every default."}); err != nil {
+		return err
+	}
+	if err := e.control(ctx); err != nil {
 		return err
 	}
 	e.id.ID = workflow.GetInfo(ctx).WorkflowExecution.ID
@@ -216,17 +228,26 @@ func (e *experiment) point(v *activities.Evaluation) {
 
 // run is the training loop.
 func (e *experiment) run(ctx workflow.Context) (*Result, error) {
-	for e.more() {
+	for {
+		if err := e.boundary(ctx); err != nil {
+			return nil, err
+		}
+		if !e.more() {
+			break
+		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return nil, workflow.NewContinueAsNewError(ctx, Experiment, json.RawMessage(nil), &e.Carried)
 		}
 		if err := e.phase(ctx, "training"); err != nil {
 			return nil, err
 		}
+		e.busy = true
 		if err := e.step(ctx); err != nil {
 			return nil, err
 		}
+		e.busy = false
 		e.Step++
+		e.adopt()
 		if every := e.plan().Evaluation.Every; every > 0 && e.Step%every == 0 && e.more() {
 			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
 			if err != nil {
@@ -235,20 +256,31 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 			e.point(evaluation)
 		}
 	}
-	after, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
-	if err != nil {
-		return nil, err
+	e.over = true
+	// A run that was told to end while it evaluated has its last figures already.
+	if e.Step == 0 || e.Result.Curve[len(e.Result.Curve)-1].Step < e.Step {
+		evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
+		if err != nil {
+			return nil, err
+		}
+		e.point(evaluation)
 	}
-	e.point(after)
-	e.Result.After, e.Result.Policy, e.Result.Steps, e.Result.WarmSteps = after, e.Policy, e.Step, e.Status.Warm
-	if err := e.phase(ctx, "finished"); err != nil {
+	e.Result.After, e.Result.Policy, e.Result.Steps, e.Result.WarmSteps = e.Status.Current, e.Policy, e.Step, e.Status.Warm
+	end := "finished"
+	if e.Result.Stopped = e.left(); e.Result.Stopped {
+		end = "stopped"
+	}
+	if err := e.phase(ctx, end); err != nil {
 		return nil, err
 	}
 	return &e.Result, nil
 }
 
 // more reports whether there are steps to come.
-func (e *experiment) more() bool {
+func (e *experiment) more() bool { return e.left() && !e.Status.Stopped }
+
+// left reports whether the plan has steps that are not done.
+func (e *experiment) left() bool {
 	budget := e.plan().MaxGeneratedTokens
 	return e.Step < e.plan().Steps && (budget == 0 || e.Result.Tokens < budget)
 }
@@ -259,6 +291,12 @@ func (e *experiment) warm(ctx workflow.Context) error {
 	w := e.plan().Warmup
 	var tokens float64
 	for e.Status.Warm < w.MaxSteps && tokens < float64(w.MaxTokens) {
+		if err := e.hold(ctx); err != nil {
+			return err
+		}
+		if e.Status.Stopped {
+			break
+		}
 		if err := e.phase(ctx, "warming up"); err != nil {
 			return err
 		}
@@ -559,6 +597,18 @@ func (e *experiment) phase(ctx workflow.Context, name string) error {
 func (s Status) Markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "**%s**: %s, step %d of %d\n\n", s.Recipe, s.Phase, s.Step, s.Steps)
+	if s.Paused && s.Phase != "paused" {
+		b.WriteString("Told to pause.\n\n")
+	}
+	if s.Reason != "" {
+		fmt.Fprintf(&b, "Reason of the pause: %s\n\n", s.Reason)
+	}
+	if s.Stopped && s.Phase != "stopped" {
+		b.WriteString("Told to stop.\n\n")
+	}
+	for _, t := range s.Tuned[max(0, len(s.Tuned)-maxTuned):] {
+		fmt.Fprintf(&b, "Tuned from step %d on: `%s`\n\n", t.Step, t.Changes)
+	}
 	if s.Warm > 0 {
 		fmt.Fprintf(&b, "Warm-up: %d steps, pass rate %.2f on validation problems.\n\n", s.Warm, s.Warmth)
 	}
@@ -577,6 +627,9 @@ func (s Status) Markdown() string {
 	}
 	return b.String()
 }
+
+// maxTuned bounds the tunings that a run's page tells of.
+const maxTuned = 8
 
 // retries of every activity: what another try may mend is tried again, with
 // growing pauses, until the run is ended by hand.
