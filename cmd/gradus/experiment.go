@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -44,6 +45,14 @@ func planInput(recipe string, pairs []string) (map[string]json.RawMessage, error
 	} else {
 		given["recipe"] = quote(recipe)
 	}
+	over, err := pairInput(pairs)
+	maps.Copy(given, over)
+	return given, err
+}
+
+// pairInput is key=value pairs as JSON; values are YAML.
+func pairInput(pairs []string) (map[string]json.RawMessage, error) {
+	given := map[string]json.RawMessage{}
 	for _, p := range pairs {
 		key, value, ok := strings.Cut(p, "=")
 		if !ok || key == "" {
@@ -117,6 +126,8 @@ func follow(ctx context.Context, c *connection, id string, out io.Writer) (*work
 	show := func(s workflows.Status) {
 		if s.Phase == "warming up" && s.Warm > 0 {
 			fmt.Fprintf(out, "warm-up %4d  validation pass rate %.3f\n", s.Warm, s.Warmth)
+		} else if s.Phase == "paused" && s.Reason != "" {
+			fmt.Fprintln(out, "paused:", s.Reason)
 		} else if s.Phase != phase && s.Phase != "training" {
 			fmt.Fprintln(out, s.Phase)
 		}

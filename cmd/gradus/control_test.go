@@ -1,0 +1,91 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/gradus-rl/gradus/worker"
+	"github.com/gradus-rl/gradus/workflows"
+)
+
+// A run is paused, tuned, resumed and stopped by commands, and what makes no
+// sense is one clear error.
+func TestControl(t *testing.T) {
+	c, store := connectTest(t)
+	w, err := worker.Start(c, store, worker.Options{Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	t.Setenv("AWS_ACCESS_KEY_ID", local.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", local.SecretKey)
+	command := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		r := root()
+		r.SetOut(&out)
+		r.SetErr(&out)
+		r.SetArgs(append(args, "--temporal", local.Temporal, "--store", local.Store, "--dir", t.TempDir()))
+		err := r.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	says := func(want string, args ...string) {
+		t.Helper()
+		if out, err := command(args...); err != nil || !strings.Contains(out, want) {
+			t.Fatalf("%v: %v, want %q in\n%s", args, err, want, out)
+		}
+	}
+	refuses := func(want string, args ...string) {
+		t.Helper()
+		if out, err := command(args...); err == nil || !strings.Contains(err.Error(), want) || out != "" {
+			t.Fatalf("%v: got %v, want an error with %q\n%s", args, err, want, out)
+		}
+	}
+	given, err := planInput("grpo", tiny("steps=100000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := launch(t.Context(), c, workflows.QueueCPU, "steered", given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, is func(workflows.Status) bool) workflows.Status {
+		t.Helper()
+		for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(10 * time.Millisecond) {
+			if s, err := status(t.Context(), c, "steered"); err == nil && is(s) {
+				return s
+			}
+		}
+		t.Fatalf("the run was never %s", what)
+		return workflows.Status{}
+	}
+	until("training", func(s workflows.Status) bool { return s.Step > 0 })
+
+	says("steered: the run pauses", "pause", "steered", "--reason", "maintenance")
+	paused := until("paused", func(s workflows.Status) bool { return s.Phase == "paused" })
+	says("paused already", "pause", "steered")
+	says("paused, step", "status", "steered")
+	says("Reason of the pause: maintenance", "status", "steered")
+	says(`steered: {"learning_rate":0.0005} from step`, "tune", "steered", "learning_rate=5e-4")
+	says(`Tuned from step`, "status", "steered")
+	refuses("run steered refuses to tune: seed cannot be tuned", "tune", "steered", "seed=4")
+	refuses(`did you mean learning, learning_rate?`, "tune", "steered", "learning_rat=4")
+	refuses("want key=value", "tune", "steered", "learning_rate")
+	if s, err := status(t.Context(), c, "steered"); err != nil || s.Step != paused.Step || len(s.Tuned) != 1 || s.Tuned[0].Step != paused.Step+1 {
+		t.Errorf("%v, %+v", err, s)
+	}
+	says(`"message":"the run goes on with step`, "resume", "steered", "--output", "json")
+	says("the run is not paused", "resume", "steered")
+	until("going on", func(s workflows.Status) bool { return s.Step > paused.Step })
+	says("the run stops", "stop", "steered")
+	var r workflows.Result
+	if err := run.Get(t.Context(), &r); err != nil || !r.Stopped || r.Steps <= paused.Step || r.After == nil {
+		t.Errorf("%v, %+v", err, r)
+	}
+	says("stopped, step", "status", "steered")
+	refuses("run steered has ended; there is nothing to pause", "pause", "steered")
+	refuses(`there is no run "unknown"`, "stop", "unknown")
+}
