@@ -43,12 +43,20 @@ const (
 	maxTrainers = 2
 )
 
+// Release frees what this worker holds on its accelerator between activities; a
+// run that goes on loads it again.
+func (a *Activities) Release(context.Context) error {
+	a.Policies.Close()
+	return nil
+}
+
 // NewPolicies returns an empty cache over a store.
 func NewPolicies(store datasets.Store) *Policies {
 	return &Policies{store: store, backends: map[string]*policy.Backend{}, engines: map[string][]*policy.Engine{}}
 }
 
-// Close frees engines and the trainer.
+// Close frees engines and trainers that nobody uses, and with them the device's
+// memory. What is asked for later is made anew.
 func (p *Policies) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

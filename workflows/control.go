@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -70,13 +71,17 @@ func (e *experiment) boundary(ctx workflow.Context) error {
 	return nil
 }
 
-// hold waits while the run is paused.
+// hold waits while the run is paused, and lets workers free their accelerators.
 func (e *experiment) hold(ctx workflow.Context) error {
 	if !e.Status.Paused {
 		return nil
 	}
 	if err := e.phase(ctx, "paused"); err != nil {
 		return err
+	}
+	for _, queue := range []string{QueueRollout, QueueTrain} {
+		// Nobody waits for it: a worker that is down holds nothing.
+		workflow.ExecuteActivity(workflow.WithScheduleToCloseTimeout(on(ctx, queue), time.Minute), acts.Release)
 	}
 	return workflow.Await(ctx, func() bool { return !e.Status.Paused })
 }

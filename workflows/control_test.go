@@ -110,7 +110,12 @@ func TestPause(t *testing.T) {
 	want := steer(t, datasets.NewMemory()).result(tiny)
 
 	s := steer(t, datasets.NewMemory())
-	paused := 0
+	paused, released := 0, 0
+	s.SetOnActivityCompletedListener(func(info *activity.Info, _ converter.EncodedValue, err error) {
+		if info.ActivityType.Name == "Release" && err == nil {
+			released++
+		}
+	})
 	s.during(2, func() {
 		s.send("resume", nil)
 		s.send("pause", nil, 7)
@@ -126,8 +131,8 @@ func TestPause(t *testing.T) {
 		}, time.Hour)
 	})
 	got := s.result(tiny)
-	if paused != 1 {
-		t.Errorf("paused %d times", paused)
+	if paused != 1 || released != 2 {
+		t.Errorf("paused %d times; %d workers freed their models, want one that rolls out and one that trains", paused, released)
 	}
 	s.want("is not paused", "into Go value of type string", "pauses after step 2", "told to pause already", "paused already, after step 2", "goes on with step 3")
 	if d := cmp.Diff(want, got); d != "" || got.Trained == 0 {
