@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -179,6 +180,11 @@ func Save(ctx context.Context, s Store, t *Table) (Ref, error) {
 	return save(ctx, s, data, Ref{Rows: int64(t.Rows()), Kind: t.Kind()})
 }
 
+// fresh is how long after its writing an object counts as written for all who
+// save or reuse it: they write what is older again, so that [Collect], which spares
+// young objects, spares what is in use.
+const fresh = time.Hour
+
 // SaveBlob stores data under its content address, with kind "blob".
 func SaveBlob(ctx context.Context, s Store, data []byte) (Ref, error) {
 	return save(ctx, s, data, Ref{Kind: KindBlob})
@@ -186,7 +192,14 @@ func SaveBlob(ctx context.Context, s Store, data []byte) (Ref, error) {
 
 func save(ctx context.Context, s Store, data []byte, r Ref) (Ref, error) {
 	r.Hash, r.Bytes = hash(data), int64(len(data))
-	if err := s.PutOnce(ctx, r.object(), data); err != nil && !errors.Is(err, ErrExists) {
+	err := s.PutOnce(ctx, r.object(), data)
+	if errors.Is(err, ErrExists) {
+		var o Object
+		if o, err = s.Stat(ctx, r.object()); errors.Is(err, ErrNotFound) || err == nil && time.Since(o.Modified) > fresh {
+			err = s.Put(ctx, r.object(), data)
+		}
+	}
+	if err != nil {
 		return Ref{}, fmt.Errorf("save %s: %w", r.Kind, err)
 	}
 	return r, nil

@@ -98,6 +98,21 @@ func syncFolder(path string) error {
 	return nil
 }
 
+// Stat implements [Store].
+func (d *Directory) Stat(ctx context.Context, key string) (Object, error) {
+	if err := guard(ctx, "stat", key, checkKey); err != nil {
+		return Object{}, err
+	}
+	info, err := os.Stat(d.file(key))
+	if err == nil && info.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return Object{}, opError("stat", key, classifyFile(err))
+	}
+	return Object{Key: key, Bytes: info.Size(), Modified: info.ModTime()}, nil
+}
+
 // List implements [Store].
 func (d *Directory) List(ctx context.Context, prefix string) ([]Object, error) {
 	if err := guard(ctx, "list", prefix, checkPrefix); err != nil {

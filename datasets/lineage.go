@@ -112,7 +112,8 @@ func hash(data []byte) string {
 type Result struct {
 	Tables  map[string]Ref     `json:"tables"`            // by the stage's own names
 	Metrics map[string]float64 `json:"metrics,omitempty"` // finite figures
-	Seconds float64            `json:"-"`                 // wall time of the computation; 0 when reused
+	Seconds float64            `json:"seconds,omitempty"` // wall time of the computation, set by Do; of a reused result what it took then
+	Run     string             `json:"run,omitempty"`     // who computed it, where that matters to whoever reuses it
 }
 
 // record is the stored form of a result.
@@ -125,7 +126,8 @@ type record struct {
 // that the result is an earlier or concurrent execution's: when two workers race,
 // the first to record wins and both return its result. compute saves its tables
 // before it returns; a crash between leaves objects that the next try finds.
-// Deleting an object that a record names therefore means deleting the record too.
+// Deleting an object that a record names therefore means deleting the record too,
+// as [Collect] does.
 //
 // Metrics must be finite, because JSON has no NaN; a figure that does not exist is
 // left out by compute.
@@ -133,7 +135,7 @@ func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (
 	if err := l.Validate(); err != nil {
 		return Result{}, false, err
 	}
-	switch r, err := recorded(ctx, s, l); {
+	switch r, err := reuse(ctx, s, l); {
 	case err == nil:
 		return r, true, nil
 	case !errors.Is(err, ErrNotFound):
@@ -144,7 +146,7 @@ func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (
 	if err != nil {
 		return Result{}, false, fmt.Errorf("stage %s: %w", l.Stage, err)
 	}
-	seconds := time.Since(start).Seconds()
+	r.Seconds = time.Since(start).Seconds()
 	data, err := encodeResult(l, r)
 	if err != nil {
 		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
@@ -159,7 +161,6 @@ func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (
 	case err != nil:
 		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
 	}
-	r.Seconds = seconds
 	return r, false, nil
 }
 
@@ -170,6 +171,23 @@ func encodeResult(l Lineage, r Result) ([]byte, error) {
 		}
 	}
 	return marshal(record{l, r})
+}
+
+// reuse reads the result of l, or ErrNotFound, for somebody who goes on with it: an
+// old record is written again, as [Collect] keeps what young ones name.
+func reuse(ctx context.Context, s Store, l Lineage) (Result, error) {
+	r, err := recorded(ctx, s, l)
+	if err != nil {
+		return Result{}, err
+	}
+	o, err := s.Stat(ctx, l.object())
+	if err == nil && time.Since(o.Modified) > fresh {
+		var data []byte
+		if data, err = encodeResult(l, r); err == nil {
+			err = s.Put(ctx, l.object(), data)
+		}
+	}
+	return r, err
 }
 
 // recorded reads the result of l, or ErrNotFound.

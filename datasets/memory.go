@@ -63,6 +63,20 @@ func (m *Memory) put(ctx context.Context, op, key string, data []byte, once bool
 	return nil
 }
 
+// Stat implements [Store].
+func (m *Memory) Stat(ctx context.Context, key string) (Object, error) {
+	if err := guard(ctx, "stat", key, checkKey); err != nil {
+		return Object{}, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	o, ok := m.objects[key]
+	if !ok {
+		return Object{}, opError("stat", key, ErrNotFound)
+	}
+	return Object{Key: key, Bytes: int64(len(o.data)), Modified: o.modified}, nil
+}
+
 // List implements [Store].
 func (m *Memory) List(ctx context.Context, prefix string) ([]Object, error) {
 	if err := guard(ctx, "list", prefix, checkPrefix); err != nil {

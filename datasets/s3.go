@@ -183,6 +183,18 @@ func (s *S3) put(ctx context.Context, op, key string, data []byte, o minio.PutOb
 	}
 }
 
+// Stat implements [Store].
+func (s *S3) Stat(ctx context.Context, key string) (Object, error) {
+	if err := guard(ctx, "stat", key, checkKey); err != nil {
+		return Object{}, err
+	}
+	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
+	if err != nil {
+		return Object{}, opError("stat", key, classifyS3(ctx, err))
+	}
+	return Object{Key: key, Bytes: info.Size, Modified: info.LastModified}, nil
+}
+
 // List implements [Store].
 func (s *S3) List(ctx context.Context, prefix string) ([]Object, error) {
 	if err := guard(ctx, "list", prefix, checkPrefix); err != nil {

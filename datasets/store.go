@@ -33,6 +33,8 @@ type Store interface {
 	// lost on the network may be retried inside and report ErrExists for its own
 	// write, so callers treat ErrExists as "it is there now".
 	PutOnce(ctx context.Context, key string, data []byte) error
+	// Stat describes the object under key, or ErrNotFound.
+	Stat(ctx context.Context, key string) (Object, error)
 	// List returns the objects whose key starts with prefix, sorted by key. The
 	// prefix is a string prefix: it may end within a segment, or be empty.
 	List(ctx context.Context, prefix string) ([]Object, error)

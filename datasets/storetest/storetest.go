@@ -77,6 +77,11 @@ func putGet(t *testing.T, s datasets.Store) {
 	for _, text := range []string{"one", "a longer second version", "three", "three"} {
 		ok(t, s.Put(t.Context(), "folder/object", []byte(text)))
 		want(t, s, "folder/object", []byte(text))
+		o, err := s.Stat(t.Context(), "folder/object")
+		ok(t, err)
+		if o.Key != "folder/object" || o.Bytes != int64(len(text)) || time.Since(o.Modified).Abs() > time.Minute {
+			t.Fatalf("stat: %+v, want %d bytes written just now", o, len(text))
+		}
 	}
 }
 
@@ -84,6 +89,8 @@ func absent(t *testing.T, s datasets.Store) {
 	ok(t, s.Put(t.Context(), "a/b/object", []byte("x")))
 	for _, key := range []string{"none", "a/none", "a/b", "a/b/object2", "a/b/object/deeper"} {
 		_, err := s.Get(t.Context(), key)
+		fails(t, err, datasets.ErrNotFound, key)
+		_, err = s.Stat(t.Context(), key)
 		fails(t, err, datasets.ErrNotFound, key)
 	}
 }
