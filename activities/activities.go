@@ -45,8 +45,9 @@ type Run struct {
 type Output struct {
 	Tables  map[string]datasets.Ref `json:"tables,omitempty"`
 	Metrics map[string]float64      `json:"metrics,omitempty"`
-	Seconds float64                 `json:"seconds"` // wall time of the activity's own work
-	Reused  bool                    `json:"reused,omitempty"`
+	Seconds float64                 `json:"seconds"`          // wall time of the activity's own work
+	Reused  bool                    `json:"reused,omitempty"` // the result was there, made by this run or by another
+	Saved   float64                 `json:"saved,omitempty"`  // seconds that another run worked for the result; 0 when it is this run's own
 }
 
 // Error types that are not retried.
@@ -92,7 +93,11 @@ func (a *Activities) stage(ctx context.Context, run Run, l datasets.Lineage, wor
 	if !plan.Reuse {
 		scoped.Scope = run.ID
 	}
-	r, reused, err := datasets.Do(ctx, a.Store, scoped, func(ctx context.Context) (datasets.Result, error) { return work(ctx, l) })
+	r, reused, err := datasets.Do(ctx, a.Store, scoped, func(ctx context.Context) (datasets.Result, error) {
+		r, err := work(ctx, l)
+		r.Run = run.ID
+		return r, err
+	})
 	seconds := time.Since(begin).Seconds()
 	event := a.Log.Debug()
 	if err != nil {
@@ -102,7 +107,24 @@ func (a *Activities) stage(ctx context.Context, run Run, l datasets.Lineage, wor
 	if err != nil {
 		return Output{}, classify(fmt.Errorf("%s: %w", l.Stage, err))
 	}
-	return Output{Tables: r.Tables, Metrics: r.Metrics, Seconds: seconds, Reused: reused}, nil
+	out := Output{Tables: r.Tables, Metrics: r.Metrics, Seconds: seconds, Reused: reused}
+	if reused && r.Run != run.ID {
+		out.Saved = max(r.Seconds, 1e-9)
+	}
+	return out, nil
+}
+
+// record notes under runs/<run>/ what the run goes on with and leaves behind, so
+// that the store itself knows what is in use.
+func (a *Activities) record(ctx context.Context, run Run, name string, v any) error {
+	raw, err := datasets.Canonical(v)
+	if err == nil {
+		err = a.Store.Put(ctx, "runs/"+run.ID+"/"+name+".json", raw)
+	}
+	if err != nil {
+		return classify(fmt.Errorf("record %s: %w", name, err))
+	}
+	return nil
 }
 
 // remote reports whether ctx is that of an activity whose server waits for

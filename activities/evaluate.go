@@ -3,6 +3,7 @@ package activities
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -12,6 +13,7 @@ import (
 // SummariseInput is the rollouts of an evaluation.
 type SummariseInput struct {
 	Run     Run    `json:"run"`
+	Purpose string `json:"purpose"` // test, validation
 	Step    int    `json:"step"`
 	Sampled Round  `json:"sampled"`
 	Greedy  *Round `json:"greedy,omitempty"`
@@ -23,6 +25,7 @@ type Evaluation struct {
 	All      Score        `json:"all"`
 	Levels   []Score      `json:"levels"` // ascending
 	Seconds  float64      `json:"seconds"`
+	Saved    float64      `json:"saved,omitempty"` // as in [Output]
 	Sampling int          `json:"num_generations"`
 }
 
@@ -96,8 +99,16 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 			t.Release()
 		}
 	}
-	e.Table, e.Seconds = out.Tables["evaluation"], out.Seconds
-	return e, nil
+	e.Table, e.Seconds, e.Saved = out.Tables["evaluation"], out.Seconds, out.Saved
+	return e, a.record(ctx, in.Run, fmt.Sprintf("evaluations/%s-%06d", in.Purpose, in.Step), EvaluationRecord{in.Step, in.Sampled, in.Greedy, e})
+}
+
+// EvaluationRecord is what runs/<id>/evaluations/<purpose>-<step>.json holds.
+type EvaluationRecord struct {
+	Step       int        `json:"step"`
+	Sampled    Round      `json:"sampled"`
+	Greedy     *Round     `json:"greedy,omitempty"`
+	Evaluation Evaluation `json:"evaluation"`
 }
 
 // tally adds the groups of one round to the figures.

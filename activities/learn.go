@@ -37,7 +37,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		Backend  string
 		Steps    int
 	}{plan.Warmup, warmLearning(plan), plan.Backend, in.Steps})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	warmed, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Train)
 		if err != nil {
 			return datasets.Result{}, err
@@ -81,6 +81,16 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		})
 		return datasets.Result{Tables: map[string]datasets.Ref{TablePolicy: out}, Metrics: map[string]float64{"tokens": float64(tokens), "loss": metrics.Loss}}, err
 	})
+	if err != nil {
+		return Output{}, err
+	}
+	return warmed, a.record(ctx, in.Run, fmt.Sprintf("warm/%06d", in.From), WarmRecord{in.From + in.Steps, warmed.Tables[TablePolicy]})
+}
+
+// WarmRecord is what runs/<id>/warm/<from>.json holds: a chunk of the warm-up.
+type WarmRecord struct {
+	Steps  int          `json:"steps"`  // optimizer steps done by then
+	Policy datasets.Ref `json:"policy"` // after them
 }
 
 // warmLearning is how the warm-up learns. It takes nothing from what a recipe
@@ -140,10 +150,11 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		return Output{}, classify(err)
 	}
 	l := datasets.Lineage{Stage: "update", Version: 2, Step: in.Step, Inputs: hashes(in.Policy, in.Selections, in.Reference), Params: params(struct {
-		Learning     policy.Learning
-		Backend      string
-		MeasureEvery int
-	}{plan.Learning, plan.Backend, plan.MeasureEvery})}
+		Learning           policy.Learning
+		Backend            string
+		MeasureEvery, TopK int
+		Metrics            map[string]float64
+	}{plan.Learning, plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics})}
 	done, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		batch, err := a.batch(ctx, plan, in)
 		if err != nil {

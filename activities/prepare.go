@@ -60,7 +60,7 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		Reach                                    reach
 	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
 		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need})}
-	return a.stage(ctx, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	out, err := a.stage(ctx, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
 		if err != nil {
 			return datasets.Result{}, err
@@ -103,6 +103,16 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		r.Metrics["weights"] = float64(state.Config.Parameters())
 		return r, nil
 	})
+	if err != nil {
+		return Output{}, err
+	}
+	return out, a.record(ctx, run, "setup", SetupRecord{run.Plan, out.Tables})
+}
+
+// SetupRecord is what runs/<id>/setup.json holds: what the run starts from.
+type SetupRecord struct {
+	Plan   datasets.Ref            `json:"plan"`
+	Tables map[string]datasets.Ref `json:"tables"`
 }
 
 // posed stores the problems of the levels that training poses, and the state of

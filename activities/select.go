@@ -134,7 +134,8 @@ func (a *Activities) Select(ctx context.Context, in SelectInput) (Output, error)
 		Assess                    datasets.Call
 		Select                    []datasets.Call
 		Steps, Carried, MaxTokens int
-	}{plan.Assess, plan.Select, plan.Steps, in.Carried, plan.Sampling.MaxCompletionLength})}
+		Responds                  bool
+	}{plan.Assess, plan.Select, plan.Steps, in.Carried, plan.Sampling.MaxCompletionLength, len(plan.Respond) > 0})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		return a.selectRows(ctx, in, plan, l)
 	})

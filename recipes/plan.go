@@ -53,7 +53,7 @@ type Plan struct {
 	MaskTopK     int `json:"mask_top_k"`    // likeliest tokens that the score pass looks at
 	MeasureEvery int `json:"measure_every"` // steps between measurements of what an update did to the policy, 0 = never
 
-	Reuse bool `json:"reuse"` // take results of other experiments where the key is the same
+	Reuse bool `json:"reuse"` // take the results of other experiments whose every input is the same
 }
 
 // Model is the shape of a new policy, under the keys of a Hugging Face

@@ -121,6 +121,7 @@ func baseline() Plan {
 		Select:     calls(sampling.DynamicFilter.Name, sampling.GRPOAdvantage.Name),
 		Mask:       []datasets.Call{},
 		MaskTopK:   50,
+		Reuse:      true,
 	}
 }
 

@@ -67,6 +67,7 @@ type Status struct {
 	Reason  string                 `json:"reason,omitempty"`  // of the pause
 	Stopped bool                   `json:"stopped,omitempty"` // told to stop
 	Tuned   []Tuning               `json:"tuned,omitempty"`   // oldest first
+	Reused  Reused                 `json:"reused,omitzero"`
 }
 
 // StepSummary is the figures of one step that its live line shows.
@@ -103,6 +104,7 @@ type Result struct {
 	Masked        int64                  `json:"tokens_masked"`    // rejected by masking stages
 	Inspected     int64                  `json:"tokens_inspected"` // that masking stages looked at
 	Curve         []Point                `json:"curve"`            // an entry per evaluation on the held-out problems
+	Reused        Reused                 `json:"reused,omitzero"`  // of what earlier runs had done; the figures above count it as if done anew
 }
 
 // Point is the policy's held-out figures at some step, and what the training had
@@ -199,6 +201,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 	if err := workflow.ExecuteActivity(on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
 		return err
 	}
+	e.reuse(out, &e.Result.Reused.Others)
 	e.Setup = out.Tables
 	e.Policy, e.State = out.Tables[activities.TablePolicy], out.Tables[activities.TableState]
 	if e.plan().Policy == "" {
@@ -310,6 +313,7 @@ func (e *experiment) warm(ctx workflow.Context) error {
 		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Warm, in).Get(ctx, &out); err != nil {
 			return err
 		}
+		e.reuse(out, &e.Result.Reused.Updates)
 		e.Policy = out.Tables[activities.TablePolicy]
 		e.Status.Warm += steps
 		tokens += out.Metrics["tokens"]
@@ -344,6 +348,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 		}).Get(ctx, &proposed); err != nil {
 			return err
 		}
+		e.reuse(proposed, &e.Result.Reused.Others)
 		t.curriculum += proposed.Seconds
 		e.Posed = int64(proposed.Metrics[activities.MetricPosed])
 		e.NextGroup += int32(groups)
@@ -366,6 +371,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 		return err
 	}
 	e.State = selected.Tables[activities.TableState]
+	e.reuse(selected, &e.Result.Reused.Assessments)
 	t.curriculum += selected.Seconds
 	t.keep(selected.Metrics)
 	e.Pending = nil
@@ -380,6 +386,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 				return err
 			}
 			selections = masked.Tables[activities.TableSelections]
+			e.reuse(masked, &e.Result.Reused.Others)
 			t.work += masked.Seconds
 			t.keep(masked.Metrics)
 			e.Result.Masked += int64(masked.Metrics[activities.MetricMasked])
@@ -392,6 +399,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 			return err
 		}
 		e.Policy = updated.Tables[activities.TablePolicy]
+		e.reuse(updated, &e.Result.Reused.Updates)
 		t.work += updated.Seconds
 	}
 	return e.report(ctx, t, updated.Metrics)
@@ -443,6 +451,7 @@ func (e *experiment) try(ctx workflow.Context, r *activities.Round, t *tally) (m
 		return 0, err
 	}
 	r.Scores = scored.Tables[activities.TableScores]
+	e.reuse(scored, &e.Result.Reused.Others)
 	t.work += scored.Seconds
 	t.verified += int64(scored.Metrics["verifier/calls"])
 	for _, name := range []string{"verifier/calls", "verifier/timeout", "verifier/error", "verifier/no_answer"} {
@@ -463,6 +472,7 @@ func (e *experiment) respond(ctx workflow.Context, rounds []activities.Round, ca
 			}).Get(ctx, &out); err != nil {
 				return nil, err
 			}
+			e.reuse(out, &e.Result.Reused.Responses)
 			t.curriculum += out.Seconds
 			t.keep(out.Metrics)
 			e.NextGroup = int32(out.Metrics[activities.MetricNextGroup])
@@ -496,7 +506,7 @@ func (e *experiment) report(ctx workflow.Context, t *tally, updated map[string]f
 	if e.Status.Recent = append(e.Status.Recent, summary); len(e.Status.Recent) > maxRecent {
 		e.Status.Recent = e.Status.Recent[len(e.Status.Recent)-maxRecent:]
 	}
-	e.Status.Step, e.Status.Policy = e.Step+1, e.Policy
+	e.Status.Step, e.Status.Policy, e.Status.Reused = e.Step+1, e.Policy, e.Result.Reused
 	e.Result.TrainSeconds += seconds
 	e.Result.Orchestration += orchestration
 	e.Result.Curriculum += t.curriculum
@@ -538,6 +548,11 @@ func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose 
 		}
 		shard := out.Tables[activities.TableRollouts]
 		r.Rollouts = append(r.Rollouts, shard)
+		e.reuse(out, &e.Result.Reused.Rollouts)
+		if out.Saved > 0 {
+			e.Result.Reused.Completions += shard.Rows
+			e.Result.Reused.Tokens += int64(out.Metrics["tokens"])
+		}
 		d.seconds = max(d.seconds, out.Seconds)
 		d.completions += shard.Rows
 		d.tokens += int64(out.Metrics["tokens"])
@@ -552,7 +567,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 			return nil, err
 		}
 	}
-	in := activities.SummariseInput{Run: e.id, Step: step}
+	in := activities.SummariseInput{Run: e.id, Purpose: purpose, Step: step}
 	tries := e.plan().Evaluation.NumGenerations
 	if !greedy {
 		tries = min(tries, 2) // the warm-up looks often and coarsely
@@ -561,6 +576,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: tries}).Get(ctx, &posed); err != nil {
 		return nil, err
 	}
+	e.reuse(posed, &e.Result.Reused.Others)
 	in.Sampled.Proposals = posed.Tables[activities.TableProposals]
 	if _, err := e.rollout(ctx, &in.Sampled, purpose, step, false); err != nil {
 		return nil, err
@@ -570,6 +586,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: 1}).Get(ctx, &once); err != nil {
 			return nil, err
 		}
+		e.reuse(once, &e.Result.Reused.Others)
 		in.Greedy = &activities.Round{Proposals: once.Tables[activities.TableProposals]}
 		if _, err := e.rollout(ctx, in.Greedy, purpose, step, true); err != nil {
 			return nil, err
@@ -579,13 +596,14 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Summarise, in).Get(ctx, &out); err != nil {
 		return nil, err
 	}
+	e.reuse(activities.Output{Saved: out.Saved}, &e.Result.Reused.Others)
 	return &out, nil
 }
 
 // phase notes where the run stands, for queries, search and the UI's own page.
 func (e *experiment) phase(ctx workflow.Context, name string) error {
 	changed := e.Status.Phase != name
-	e.Status.Phase, e.Status.Policy = name, e.Policy
+	e.Status.Phase, e.Status.Policy, e.Status.Reused = name, e.Policy, e.Result.Reused
 	workflow.SetCurrentDetails(ctx, e.Status.Markdown())
 	if !changed {
 		return nil
@@ -611,6 +629,9 @@ func (s Status) Markdown() string {
 	}
 	if s.Warm > 0 {
 		fmt.Fprintf(&b, "Warm-up: %d steps, pass rate %.2f on validation problems.\n\n", s.Warm, s.Warmth)
+	}
+	if r := s.Reused.String(); r != "" {
+		b.WriteString(strings.ToUpper(r[:1]) + r[1:] + ".\n\n")
 	}
 	if len(s.Recent) > 0 {
 		l := s.Recent[len(s.Recent)-1]
