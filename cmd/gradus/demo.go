@@ -75,7 +75,12 @@ func demoCommand(t *target) *cobra.Command {
 	return cmd
 }
 
+// demo runs one experiment on a worker of its own. Its figures are those of real
+// work: nothing is reused unless the user says so.
 func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, progress, out io.Writer) (f demoFigures, err error) {
+	if _, ok := given["reuse"]; !ok {
+		given["reuse"] = json.RawMessage("false")
+	}
 	log, file, err := t.fileLog()
 	if err != nil {
 		return f, err
@@ -133,6 +138,9 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 		table(out, result.Before, result.After)
 		fmt.Fprintf(out, "\n%d completions, %d tokens generated, %d trained on, in %.0f s of training (%.1f %% of it orchestration)\n",
 			f.Completions, f.Tokens, f.TokensTrained, f.TrainSeconds, 100*f.OrchestrationShare)
+		if line := result.Reused.String(); line != "" {
+			fmt.Fprintln(out, line)
+		}
 		fmt.Fprintf(out, "policy  %s\nevery completion, with the reason why it was trained on or not: %s\n", result.Policy, filepath.Join(t.dir, "s3"))
 		fmt.Fprintf(out, "look around: `go run ./cmd/gradus dev`, then the Temporal UI it names, run %s\n", run.GetID())
 	}

@@ -257,7 +257,7 @@ func runCommand(t *target) *cobra.Command {
 	var problems, id string
 	var steps int
 	var seed uint64
-	var dry, detach bool
+	var dry, detach, anew bool
 	cmd := &cobra.Command{
 		Use:   "run RECIPE|PLAN.yaml [key=value …]",
 		Short: "Launch an experiment and follow it",
@@ -273,6 +273,9 @@ func runCommand(t *target) *cobra.Command {
 			}
 			if cmd.Flags().Changed("seed") {
 				given["seed"] = fmt.Appendf(nil, "%d", seed)
+			}
+			if anew {
+				given["reuse"] = json.RawMessage("false")
 			}
 			if dry {
 				if problems != "" {
@@ -321,6 +324,7 @@ func runCommand(t *target) *cobra.Command {
 	f.Uint64Var(&seed, "seed", 0, "seed of all randomness")
 	f.StringVar(&id, "id", "", "name of the run (default: recipe and time)")
 	f.BoolVar(&dry, "dry-run", false, "print the resolved plan as YAML and stop")
+	f.BoolVar(&anew, "no-reuse", false, "compute everything, also what an earlier run has done on the same inputs")
 	f.BoolVar(&detach, "detach", false, "launch without following")
 	return cmd
 }
@@ -339,6 +343,9 @@ func (t *target) finish(ctx context.Context, c *connection, id string, cmd *cobr
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(result)
 	}
 	table(cmd.OutOrStdout(), result.Before, result.After)
+	if line := result.Reused.String(); line != "" {
+		fmt.Fprintln(cmd.OutOrStdout(), line)
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), "policy %s\n", result.Policy)
 	return nil
 }

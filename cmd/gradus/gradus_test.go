@@ -74,12 +74,12 @@ func connectTest(t *testing.T) (client.Client, datasets.Store) {
 	return c, store
 }
 
-// tiny is an experiment of seconds.
+// tiny is an experiment of seconds that does its work itself.
 func tiny(more ...string) []string {
 	return append([]string{
 		"seed=3", "steps=3", "levels=[1]", "problems_per_level=64", "model.hidden_size=32", "model.intermediate_size=64", "model.num_hidden_layers=1",
 		"warmup.max_steps=60", "warmup.min_steps=50", "warmup.every=10", "warmup.batch_size=32", "warmup.learning_rate=5e-3", "prompts_per_step=8", "num_generations=4",
-		"evaluation.problems_per_level=8", "evaluation.num_generations=2", "max_completion_length=8",
+		"evaluation.problems_per_level=8", "evaluation.num_generations=2", "max_completion_length=8", "reuse=false",
 	}, more...)
 }
 

@@ -49,7 +49,15 @@ func importPolicy(ctx context.Context, s datasets.Store, folder string) (dataset
 	if err != nil {
 		return datasets.Ref{}, err
 	}
-	return policy.SaveState(ctx, s, state, datasets.Lineage{Stage: "policy.import", Version: 1})
+	ref, err := policy.SaveState(ctx, s, state, datasets.Lineage{Stage: "policy.import", Version: 1})
+	if err != nil {
+		return datasets.Ref{}, err
+	}
+	record, err := datasets.Canonical(ref) // as nothing else may name the policy for a long time
+	if err != nil {
+		return datasets.Ref{}, err
+	}
+	return ref, s.Put(ctx, "policies/"+ref.Hash+".json", record)
 }
 
 // storePolicy replaces a folder given as "policy" by the Ref of its import.
