@@ -82,7 +82,8 @@ type Collected struct {
 //     JSON (see [RefsIn]). Tables name nothing: the inputs in a lineage say where a
 //     table comes from and keep nothing alive;
 //   - a result record written since Before, or of which one table is kept otherwise.
-//     Then all its tables are. A record that names an absent object goes, young or old.
+//     Then all its tables are. An old record that names nothing goes, and one that
+//     names an absent object, young or old.
 //
 // So the Refs of the records that stay resolve, and a second Collect removes nothing.
 // It may run beside experiments: records go first, then, after a pause and with all
@@ -192,17 +193,10 @@ func markStore(ctx context.Context, s Store, o CollectOptions, spare bool) (*mar
 			roots = append(roots, x)
 		}
 	}
-	var mu sync.Mutex
-	err = readAll(ctx, s, roots, func(_ Object, data []byte) error {
-		refs := RefsIn(data)
-		mu.Lock()
-		defer mu.Unlock()
-		m.queue = append(m.queue, refs...)
-		return nil
-	})
-	if err != nil {
+	if err := m.readRefs(ctx, s, roots); err != nil {
 		return nil, err
 	}
+	var mu sync.Mutex
 	err = readAll(ctx, s, records, func(x Object, data []byte) error {
 		var stored record
 		if err := json.Unmarshal(data, &stored); err != nil {
@@ -256,36 +250,48 @@ func (m *marking) use(r *storedResult) {
 	m.queue = append(m.queue, r.tables...)
 }
 
-// mostManifest bounds the blobs that are searched for Refs: manifests and plans
-// have kilobytes, and larger ones hold weights.
-const mostManifest = 16 << 20
+// mostJSON bounds the blobs that are searched for Refs: plans have kilobytes, and
+// what is larger holds weights. Of other kinds, such as manifests, all are searched.
+const mostJSON = 1 << 20
 
 // spread follows Refs until there is nothing new.
 func (m *marking) spread(ctx context.Context, s Store) error {
 	for len(m.queue) > 0 {
-		r := m.queue[len(m.queue)-1]
-		m.queue = m.queue[:len(m.queue)-1]
-		key := r.object()
-		if m.reached[key] || !m.present[key] {
-			continue
-		}
-		m.reached[key] = true
-		for _, i := range m.naming[key] {
-			if !m.results[i].live {
-				m.use(&m.results[i])
+		var unread []Object
+		for len(m.queue) > 0 {
+			r := m.queue[len(m.queue)-1]
+			m.queue = m.queue[:len(m.queue)-1]
+			key := r.object()
+			if m.reached[key] || !m.present[key] {
+				continue
+			}
+			m.reached[key] = true
+			for _, i := range m.naming[key] {
+				if !m.results[i].live {
+					m.use(&m.results[i])
+				}
+			}
+			if !strings.HasSuffix(key, ".arrow") && (r.Kind != KindBlob || r.Bytes <= mostJSON) {
+				unread = append(unread, Object{Key: key})
 			}
 		}
-		if strings.HasSuffix(key, ".arrow") || r.Bytes > mostManifest {
-			continue
-		}
-		switch data, err := s.Get(ctx, key); {
-		case err == nil:
-			m.queue = append(m.queue, RefsIn(data)...)
-		case !errors.Is(err, ErrNotFound):
+		if err := m.readRefs(ctx, s, unread); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readRefs queues what objects name.
+func (m *marking) readRefs(ctx context.Context, s Store, objects []Object) error {
+	var mu sync.Mutex
+	return readAll(ctx, s, objects, func(_ Object, data []byte) error {
+		refs := RefsIn(data)
+		mu.Lock()
+		defer mu.Unlock()
+		m.queue = append(m.queue, refs...)
+		return nil
+	})
 }
 
 func (m *marking) deadResults() []Object {
