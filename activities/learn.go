@@ -346,6 +346,7 @@ func (a *Activities) reference(ctx context.Context, plan recipes.Plan, ref datas
 // that a step left behind.
 type StepRecord struct {
 	Step       int          `json:"step"`
+	Plan       datasets.Ref `json:"plan"` // that the step followed
 	Rounds     []Round      `json:"rounds"`
 	Selections datasets.Ref `json:"selections"`
 	State      datasets.Ref `json:"state"`
@@ -357,7 +358,7 @@ type StepRecord struct {
 func StepKey(run string, step int) string { return fmt.Sprintf("runs/%s/steps/%06d.json", run, step) }
 
 func (a *Activities) recordStep(ctx context.Context, in UpdateInput, policy, metrics datasets.Ref) error {
-	raw, err := datasets.Canonical(StepRecord{in.Step, in.Rounds, in.Selections, in.State, policy, metrics})
+	raw, err := datasets.Canonical(StepRecord{in.Step, in.Run.Plan, in.Rounds, in.Selections, in.State, policy, metrics})
 	if err != nil {
 		return err
 	}
