@@ -25,7 +25,7 @@ var layers = map[string][]string{
 	"recipes":            {"datasets", "curriculum", "sampling", "policy"},
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
 	"workflows":          {"datasets", "recipes", "activities"},
-	"claims":             {"datasets", "workflows"},
+	"claims":             {"datasets", "recipes", "workflows"},
 	"stack":              {"datasets"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
 	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "worker", "stack"},

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/workflows"
 )
 
@@ -181,7 +182,7 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 	return nil
 }
 
-// one is one run of an arm. Its name holds all that it is a function of, so that
+// one is one run of an arm. Its name holds the whole plan that it is a function of, so that
 // a race that was interrupted goes on where it was, and claims share runs.
 func (r *race) one(ctx context.Context, a Arm, s Settings, seed int) (Result, error) {
 	given := Settings{"seed": seed, "max_generated_tokens": r.claim.Budget}
@@ -192,7 +193,15 @@ func (r *race) one(ctx context.Context, a Arm, s Settings, seed int) (Result, er
 	if err != nil {
 		return Result{}, err
 	}
-	sum := sha256.Sum256(plan)
+	resolved, err := recipes.Resolve(plan)
+	if err != nil {
+		return Result{}, fmt.Errorf("claim %s, arm %s: %w", r.claim.Name, a.Name, err)
+	}
+	whole, err := json.Marshal(resolved)
+	if err != nil {
+		return Result{}, err
+	}
+	sum := sha256.Sum256(whole)
 	id := fmt.Sprintf("race-%s-%d-%x", strings.Map(letters, fmt.Sprint(a.Plan["recipe"])), seed, sum[:8])
 	result, err := r.run(ctx, id, plan)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	c := r.Claim
-	fmt.Fprintf(&b, "## %s\n\n%s.\n\nBudget %d generated tokens a run, target pass@1 %.2f, %d paired seeds%s.\n\n", c.Name, c.Says, c.Budget, c.Target, len(r.Arms[0].Runs), families(c))
+	fmt.Fprintf(&b, "## %s\n\n%s.\n\nBudget %d generated tokens a run, target pass@1 %.2f, %d paired seeds%s.\n\n![%s](%s.svg)\n\n", c.Name, c.Says, c.Budget, c.Target, len(r.Arms[0].Runs), families(c), c.Name, c.Name)
 	b.WriteString("| arm | role | setting | pass@1 before | pass@1 at the budget | reached target | tokens to target | trained tokens to target | completions to target | verifier calls | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, e := range r.Arms {
 		var before, after, tokens, trained, completions, verified, seconds []float64
@@ -155,20 +155,23 @@ var palette = []color.NRGBA{
 	{0, 114, 178, 255}, {213, 94, 0, 255}, {0, 158, 115, 255}, {204, 121, 167, 255}, {230, 159, 0, 255}, {86, 180, 233, 255}, {0, 0, 0, 255},
 }
 
-// Page is recipes/CLAIMS.md: all reports, and how they were made.
-func Page(reports []*Report, o Options) string {
+// Merge puts a report in the place of an earlier one of the same claim, in the
+// order of All.
+func Merge(reports []*Report, r *Report) []*Report {
+	place := func(r *Report) int {
+		return slices.IndexFunc(All(), func(c Claim) bool { return c.Name == r.Claim.Name })
+	}
+	out := slices.DeleteFunc(slices.Clone(reports), func(x *Report) bool { return x.Claim.Name == r.Claim.Name })
+	out = append(out, r)
+	slices.SortStableFunc(out, func(a, b *Report) int { return place(a) - place(b) })
+	return out
+}
+
+// Page is CLAIMS.md: all reports, and how they were made.
+func Page(reports []*Report) string {
 	var b strings.Builder
-	b.WriteString("# Claims\n\nWritten by `gradus bench claims")
-	for _, r := range reports {
-		if len(reports) < len(All()) {
-			fmt.Fprintf(&b, " --claim %s", r.Claim.Name)
-		}
-	}
-	fmt.Fprintf(&b, " --seeds %d --tuning-seeds %d", o.Seeds, o.TuningSeeds)
-	if o.Quick {
-		b.WriteString(" --quick")
-	}
-	b.WriteString("`. Nothing here is written by hand.\n\nCosts count everything that was generated for the training: rewrites, hinted, dropped and wasted tries. " +
+	b.WriteString("# Claims\n\nWritten by `gradus bench claims` (`--claim NAME` renews one). Nothing here is written by hand.\n\n" +
+		"Costs count everything that was generated for the training: rewrites, hinted, dropped and wasted tries. " +
 		"Intervals are Student's over paired seeds, at 95 %. Costs to the target are means over the runs that reached it; ratios in the tests " +
 		"take the whole run's cost where one did not, and no test of a cost holds where the method's arm ever fell short. " +
 		"Every arm with settings was tuned over as many of them, on seeds of its own.\n\n")

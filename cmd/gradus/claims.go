@@ -63,7 +63,10 @@ func (t *target) benchClaims(ctx context.Context, o claimsOptions, progress io.W
 		c.Close()
 	}()
 	o.Progress = progress
-	var reports []*claims.Report
+	reports, err := readReports(o.out)
+	if err != nil {
+		return err
+	}
 	for _, claim := range list {
 		r, err := claims.Race(ctx, claim, o.Options, func(ctx context.Context, id string, plan []byte) (*workflows.Result, error) {
 			return runOnce(ctx, c.client, id, plan)
@@ -71,7 +74,7 @@ func (t *target) benchClaims(ctx context.Context, o claimsOptions, progress io.W
 		if err != nil {
 			return err
 		}
-		reports = append(reports, r)
+		reports = claims.Merge(reports, r)
 		fmt.Fprint(progress, r.Markdown())
 		if err := r.Picture(filepath.Join(o.out, claim.Name+".svg")); err != nil {
 			return err
@@ -101,13 +104,30 @@ func runOnce(ctx context.Context, c client.Client, id string, plan []byte) (*wor
 	return &r, nil
 }
 
+// readReports reads what an earlier race wrote there, if any.
+func readReports(folder string) ([]*claims.Report, error) {
+	path := filepath.Join(folder, "claims.json")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("earlier claims: %w", err)
+	}
+	var reports []*claims.Report
+	if err := json.Unmarshal(raw, &reports); err != nil {
+		return nil, fmt.Errorf("earlier claims: %s: %w", path, err)
+	}
+	return reports, nil
+}
+
 // writeReports writes what there is so far.
 func writeReports(o claimsOptions, reports []*claims.Report) error {
 	raw, err := json.MarshalIndent(reports, "", "\t")
 	if err != nil {
 		return fmt.Errorf("write claims: %w", err)
 	}
-	page := claims.Page(reports, o.Options)
+	page := claims.Page(reports)
 	table, err := claims.Table(memory.DefaultAllocator, reports)
 	if err != nil {
 		return fmt.Errorf("write claims: %w", err)
