@@ -50,14 +50,13 @@ func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
 			return none, err
 		}
 		defer c.release()
-		given := slices.Clone(datasets.Reward.Get(c.scores))
 		if c.batch.Curvature, err = a.curvature(ctx, plan, in, c); err != nil {
 			return none, err
 		}
 		if err := datasets.Run(sampling.Stages(), plan.Mask, c.batch, datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Steps}); err != nil {
 			return none, invalid{err}
 		}
-		metrics := stepMetrics(c, pick(c.order, given))
+		metrics := stepMetrics(c, pick(c.order, datasets.Reward.Get(c.scores)))
 		rejected := 0.0
 		for _, r := range []sampling.TokenReason{sampling.TokenHessian, sampling.TokenFisher, sampling.TokenSequence, sampling.TokenBatch} {
 			rejected += metrics["tokens_dropped/"+r.String()]

@@ -55,7 +55,8 @@ type Measure string
 
 // The measures.
 const (
-	Final       Measure = "final pass@1"           // at the end of the budget
+	Final       Measure = "final pass@1" // at the end of the budget
+	NotBelow    Measure = "final pass@1, not below"
 	Tokens      Measure = "tokens to target"       // generated
 	Trained     Measure = "trained tokens"         // to the target
 	Completions Measure = "completions to target"  // drawn
@@ -65,7 +66,7 @@ const (
 // Test is one sentence of a claim: the arm against another on the same seeds.
 //
 // Final: the difference arm − versus must exceed AtLeast with its whole 95 %
-// interval. Costs: the ratio versus/arm must reach AtLeast with its whole
+// interval. NotBelow: that interval must not lie below 0 as a whole. Costs: the ratio versus/arm must reach AtLeast with its whole
 // interval. Rejected: the arm's share must stay below AtLeast.
 type Test struct {
 	Says        string
@@ -220,9 +221,6 @@ func notBelow(versus string, arms ...string) []Test {
 	}
 	return out
 }
-
-// NotBelow is Final, and holds unless the whole interval lies below 0.
-const NotBelow Measure = "final pass@1, not below"
 
 // Lookup returns the claim of that name.
 func Lookup(name string) (Claim, error) {

@@ -127,8 +127,8 @@ func baseline() Plan {
 
 // ownProblems sets what fits problems of the user's own better than the
 // built-in ones: room for an answer in words, a batch and a warm-up that
-// longer texts can afford, hints cut from the solutions, and each paper's own
-// way of rewriting and thresholds.
+// longer texts can afford, hints cut from the solutions, and CLPO's own way of
+// rewriting.
 func (p *Plan) ownProblems() {
 	for i, c := range p.Respond {
 		switch c.Stage {
