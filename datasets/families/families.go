@@ -87,6 +87,14 @@ func All() []Family {
 			Doc:      "each digit less the difference before it, modulo 10; level k has k+1 digits",
 			Generate: runningDifferences,
 		}, {
+			Name: "running_maxima", Verifier: "exact", Alphabet: "0123456789=^",
+			Doc:      "running maxima of digits; level k has k+1 digits",
+			Generate: runningMaxima, diversify: diversifyRunningMaxima,
+		}, {
+			Name: "running_minima", Verifier: "exact", Alphabet: "0123456789=_",
+			Doc:      "running minima of digits; level k has k+1 digits",
+			Generate: runningMinima, diversify: diversifyRunningMinima,
+		}, {
 			Name: "running_products", Verifier: "exact", Alphabet: "*123456=",
 			Doc:      "running products of digits from 1 to 6 modulo 7; level k has k+1 digits",
 			Generate: runningProducts,

@@ -33,6 +33,8 @@ func ExampleFamily() {
 	// multiplication 79*6= 79*6=474
 	// reverse reverse(hghh)= hhgh
 	// running_differences 767------= 798
+	// running_maxima 767^^^^^^= 777
+	// running_minima 767______= 766
 	// running_products 545******= 562
 	// running_sums 767......= 730
 	// sequence_next 18,41,64,87,?= 23,23,23;110
@@ -84,6 +86,8 @@ func TestRunning(t *testing.T) {
 	}{
 		"running_sums":        {".", func(result, digit int) int { return (result + digit) % 10 }},
 		"running_differences": {"-", func(result, digit int) int { return (10 + digit - result) % 10 }},
+		"running_maxima":      {"^", func(result, digit int) int { return max(result, digit) }},
+		"running_minima":      {"_", func(result, digit int) int { return min(result, digit) }},
 		"running_products":    {"*", func(result, digit int) int { return result * digit % 7 }},
 	} {
 		family, err := families.Lookup(name)

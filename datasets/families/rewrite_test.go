@@ -76,6 +76,12 @@ func TestRewriteByHand(t *testing.T) {
 		{"reverse", "reverse(bca)=", "acb", []string{"a", "c", "b"}, true, "reverse(bca)=", "a"},
 		{"reverse", "reverse(bca)=", "acb", nil, false, "", ""},
 		{"base_conversion", "base(13,2)=", "1101", nil, false, "", ""},
+		{"running_maxima", "31527^^^^=", "33557", nil, false, "30517^^^^=", ""},
+		{"running_maxima", "30527^^^^=", "33557", nil, false, "33517^^^^=", ""},
+		{"running_maxima", "3578^^^^^=", "3578", nil, false, "", ""},
+		{"running_minima", "73528____=", "73322", nil, false, "73629____=", ""},
+		{"running_minima", "79_______=", "77", nil, false, "77_______=", ""},
+		{"running_minima", "75=", "7555", nil, false, "", ""},
 		// No problems of the family.
 		{"riddles", "7+12-3=", "16", []string{"a", "b"}, true, "", ""},
 		{"chain_sum", "seven+12-3=", "16", nil, true, "", ""},
@@ -149,7 +155,7 @@ func TestRewriteKeepsTheAnswer(t *testing.T) {
 
 // How much of a family can be rewritten: nearly all where it can at all.
 func TestRewriteShares(t *testing.T) {
-	diverse := []string{"chain_sum", "countdown", "fractions", "gcd", "linear_equation", "modular_power", "multiplication", "sequence_next", "sorting"}
+	diverse := []string{"chain_sum", "countdown", "fractions", "gcd", "linear_equation", "modular_power", "multiplication", "running_maxima", "running_minima", "sequence_next", "sorting"}
 	for _, family := range families.All() {
 		var simplified, diversified int
 		for level := 4; level <= families.Levels; level++ {
@@ -217,6 +223,18 @@ func asks(t *testing.T, family, prompt, answer string) bool {
 		return new(big.Int).Mul(number(a), number(b)).Cmp(number(answer)) == 0
 	case "sequence_next":
 		return next(t, strings.TrimSuffix(body, ",?")).Cmp(number(answer)) == 0
+	case "running_maxima", "running_minima":
+		digits := strings.TrimRight(body, "^_")
+		for i := range answer {
+			best := slices.Max([]byte(digits[:i+1]))
+			if family == "running_minima" {
+				best = slices.Min([]byte(digits[:i+1]))
+			}
+			if answer[i] != best {
+				return false
+			}
+		}
+		return len(digits) == len(answer)
 	case "sorting":
 		numbers := strings.Split(strings.TrimSuffix(strings.TrimPrefix(body, "sort("), ")"), ",")
 		slices.SortFunc(numbers, func(a, b string) int { return number(a).Cmp(number(b)) })
