@@ -13,6 +13,7 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
+	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/workflows"
@@ -90,7 +91,7 @@ func TestClaims(t *testing.T) {
 				t.Errorf("%s: %s is tuned over %d settings, others over %d", c.Name, a.Name, len(a.Grid), grid)
 			}
 			for _, s := range settings {
-				raw, err := json.Marshal(c.Shared.with(a.Plan, s, Settings{"max_generated_tokens": c.Budget}))
+				raw, err := json.Marshal(c.Shared.with(s, a.Plan, Settings{"max_generated_tokens": c.Budget}))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -103,7 +104,7 @@ func TestClaims(t *testing.T) {
 			if _, ok := c.arm(x.Arm); !ok {
 				t.Errorf("%s: test %q is about no arm", c.Name, x.Says)
 			}
-			if _, ok := c.arm(x.Versus); !ok && x.Measure != Rejected {
+			if _, ok := c.arm(x.Versus); !ok && x.Measure != Rejected && x.Measure != Flat {
 				t.Errorf("%s: test %q compares with no arm", c.Name, x.Says)
 			}
 		}
@@ -117,7 +118,7 @@ func TestClaims(t *testing.T) {
 // rate that only tuning finds.
 func TestRace(t *testing.T) {
 	c := Claim{
-		Name: "speed", Says: "fast is fast", Budget: 1000, Target: 0.5,
+		Name: "speed", Says: "fast is fast", Budget: 1000, Target: 0.5, Tries: 64,
 		Arms: []Arm{
 			{Name: "fast", Role: Method, Plan: Settings{"weight_decay": 0.2}, Grid: []Settings{{"learning_rate": 0.5}, {"learning_rate": 1.0}}},
 			{Name: "slow", Role: Baseline, Plan: Settings{"weight_decay": 0.1}, Grid: []Settings{{"learning_rate": 1.0}, {"learning_rate": 0.5}}},
@@ -130,7 +131,18 @@ func TestRace(t *testing.T) {
 			{"slow is worse", "slow", "fast", NotBelow, 0},
 			{"the same arm twice is not worse", "fast", "fast again", NotBelow, 0},
 			{"few are masked", "fast", "", Rejected, 0.08},
+			{"fast solves what could not be solved", "fast", "slow", Unsolved, 0.1},
+			{"slow solves little of it", "slow", "", Flat, 0.3},
+			{"fast solves little of it", "fast", "", Flat, 0.3},
+			{"all tokens of the run", "fast", "slow", Trained, 0.99},
 		},
+	}
+	evaluation := func(rates ...float64) *activities.Evaluation {
+		e := &activities.Evaluation{}
+		for i, r := range rates {
+			e.Levels = append(e.Levels, activities.Score{Level: int32(i + 1), PassAt1: r, PassAtK: math.Ceil(r)})
+		}
+		return e
 	}
 	ids := map[string]int{}
 	run := func(_ context.Context, id string, plan []byte) (*workflows.Result, error) {
@@ -143,7 +155,10 @@ func TestRace(t *testing.T) {
 			return nil, err
 		}
 		ids[id]++
-		r := &workflows.Result{Masked: 1, Inspected: 100}
+		r := &workflows.Result{Masked: 1, Inspected: 100, Before: evaluation(0.1, 0, 0), After: evaluation(0.9, p.Speed*p.Rate, p.Speed*p.Rate*3)}
+		if p.Seed == 2 {
+			r.Before = evaluation(0.1, 0.1, 0.1)
+		}
 		for tokens := int64(0); tokens <= 1000; tokens += 100 {
 			r.Curve = append(r.Curve, workflows.Point{Tokens: tokens, Trained: tokens, PassAt1: float64(tokens) / 1000 * 10 * p.Speed * p.Rate * (0.45 + 0.01*float64(p.Seed%7))})
 		}
@@ -161,8 +176,15 @@ func TestRace(t *testing.T) {
 		holds = append(holds, o.Holds)
 	}
 	// slow reaches the target in no run, so fast's ratio is only bounded from below.
-	if fmt.Sprint(holds) != "[true false false false true true]" {
+	if fmt.Sprint(holds) != "[true false false false true true true true false true]" {
 		t.Errorf("tests hold: %v\n%s", holds, r.Markdown())
+	}
+	// Levels 2 and 3 of four seeds: (0.2 + 0.6)/2 against (0.1 + 0.3)/2.
+	if o := r.Tests[6]; o.Interval.N != 4 || math.Abs(o.Interval.Mean-0.2) > 1e-9 {
+		t.Errorf("gained %v, want 0.2 over 4 seeds", o.Interval)
+	}
+	if page := r.Markdown(); !strings.Contains(page, "in 64 tries before the training: 2 in 4 runs; 3 in 4 runs;") {
+		t.Error(page)
 	}
 	if o := r.Tests[2]; o.Short != 0 || o.Against != 4 {
 		t.Errorf("%d of fast and %d of slow fell short, want 0 and 4", o.Short, o.Against)

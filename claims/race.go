@@ -50,7 +50,9 @@ type Result struct {
 	Seed     int     `json:"seed"`
 	ID       string  `json:"id"`
 	Curve    Curve   `json:"curve"`
-	Rejected float64 `json:"rejected"` // share of tokens that a masking stage rejected
+	Rejected float64 `json:"rejected"`           // share of tokens that a masking stage rejected
+	Unsolved []int32 `json:"unsolved,omitempty"` // levels of which no held-out problem was solved before the training
+	Gained   float64 `json:"gained,omitempty"`   // pass@1 there at the end
 }
 
 // Outcome is a test with its figures.
@@ -69,7 +71,7 @@ func Race(ctx context.Context, c Claim, o Options, run Run) (*Report, error) {
 		c.Shared = c.Shared.with(Settings{"evaluation.problems_per_level": 4, "evaluation.num_generations": 4, "warmup.max_steps": 20, "warmup.min_steps": 20})
 	}
 	r := &Report{Claim: c, Arms: make([]Entry, len(c.Arms))}
-	race := &race{claim: c, options: o, run: run}
+	race := &race{claim: c, options: o, run: run, dark: map[int][]int32{}}
 	for i, a := range c.Arms {
 		r.Arms[i] = Entry{Arm: a.Name, Role: a.Role, Setting: Settings{}}
 		if len(a.Grid) > 0 {
@@ -125,17 +127,32 @@ type race struct {
 	options Options
 	run     Run
 	mu      sync.Mutex
+	dark    map[int][]int32 // by seed: levels of which no held-out problem was solved before
 }
 
 // warm makes the warmed-up policies of some seeds, which all arms then find in
-// the store.
+// the store, and looks for the levels at which they can do nothing.
 func (r *race) warm(ctx context.Context, first, seeds int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, r.options.Parallel))
 	for seed := range seeds {
 		g.Go(func() error {
-			_, err := r.one(ctx, Arm{Name: "warm-up", Plan: Settings{"recipe": "grpo", "steps": 0}}, nil, first+seed)
-			return err
+			look := Settings{}
+			if r.claim.Tries > 0 {
+				look["evaluation.num_generations"] = r.claim.Tries
+			}
+			_, result, err := r.perform(ctx, Arm{Name: "warm-up", Plan: Settings{"recipe": "grpo", "steps": 0}}, look, first+seed)
+			if err != nil || r.claim.Tries == 0 {
+				return err
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, l := range result.Before.Levels {
+				if l.PassAtK == 0 {
+					r.dark[first+seed] = append(r.dark[first+seed], l.Level)
+				}
+			}
+			return nil
 		})
 	}
 	return g.Wait()
@@ -182,38 +199,56 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 	return nil
 }
 
-// one is one run of an arm. Its name holds the whole plan that it is a function of, so that
-// a race that was interrupted goes on where it was, and claims share runs.
+// one is one run of an arm, as the report keeps it.
 func (r *race) one(ctx context.Context, a Arm, s Settings, seed int) (Result, error) {
+	id, result, err := r.perform(ctx, a, s, seed)
+	if err != nil {
+		return Result{}, err
+	}
+	out := Result{Seed: seed, ID: id, Curve: result.Curve, Rejected: float64(result.Masked) / float64(max(1, result.Inspected)), Unsolved: r.dark[seed]}
+	for _, level := range out.Unsolved {
+		for _, l := range result.After.Levels {
+			if l.Level == level {
+				out.Gained += l.PassAt1 / float64(len(out.Unsolved))
+			}
+		}
+	}
+	return out, nil
+}
+
+// perform makes a run of an arm. Its name holds the whole plan that it is a
+// function of, so that a race that was interrupted goes on where it was, and
+// claims share runs.
+func (r *race) perform(ctx context.Context, a Arm, s Settings, seed int) (id string, result *workflows.Result, err error) {
 	given := Settings{"seed": seed, "max_generated_tokens": r.claim.Budget}
 	if n := len(r.claim.Families); n > 0 {
 		given["families"] = []string{r.claim.Families[(seed-1)%n]}
 	}
-	plan, err := json.Marshal(r.claim.Shared.with(a.Plan, s, given))
+	// An arm's own settings stand above those it was tuned to: an ablation may lack what its method was tuned in.
+	plan, err := json.Marshal(r.claim.Shared.with(s, a.Plan, given))
 	if err != nil {
-		return Result{}, err
+		return "", nil, err
 	}
 	resolved, err := recipes.Resolve(plan)
 	if err != nil {
-		return Result{}, fmt.Errorf("claim %s, arm %s: %w", r.claim.Name, a.Name, err)
+		return "", nil, fmt.Errorf("claim %s, arm %s: %w", r.claim.Name, a.Name, err)
 	}
 	whole, err := json.Marshal(resolved)
 	if err != nil {
-		return Result{}, err
+		return "", nil, err
 	}
 	sum := sha256.Sum256(whole)
-	id := fmt.Sprintf("race-%s-%d-%x", strings.Map(letters, fmt.Sprint(a.Plan["recipe"])), seed, sum[:8])
-	result, err := r.run(ctx, id, plan)
+	id = fmt.Sprintf("race-%s-%d-%x", strings.Map(letters, fmt.Sprint(a.Plan["recipe"])), seed, sum[:8])
+	result, err = r.run(ctx, id, plan)
 	if err != nil {
-		return Result{}, fmt.Errorf("claim %s, arm %s, seed %d: %w", r.claim.Name, a.Name, seed, err)
+		return "", nil, fmt.Errorf("claim %s, arm %s, seed %d: %w", r.claim.Name, a.Name, seed, err)
 	}
-	out := Result{Seed: seed, ID: id, Curve: result.Curve, Rejected: float64(result.Masked) / float64(max(1, result.Inspected))}
 	last := result.Curve[len(result.Curve)-1]
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(r.options.Progress, "%-10s %-20s seed %4d %-24v pass@1 %.3f -> %.3f, %d steps, %d tokens, %.0f s\n",
 		r.claim.Name, a.Name, seed, s, result.Curve[0].PassAt1, last.PassAt1, last.Step, last.Tokens, last.Seconds)
-	return out, nil
+	return id, result, nil
 }
 
 func letters(r rune) rune {
@@ -238,12 +273,17 @@ func (r *Report) test(t Test) (Outcome, error) {
 	if err != nil {
 		return o, err
 	}
-	if t.Measure == Rejected {
-		var shares []float64
+	if t.Measure == Rejected || t.Measure == Flat {
+		var own []float64
 		for _, run := range arm.Runs {
-			shares = append(shares, run.Rejected)
+			switch {
+			case t.Measure == Rejected:
+				own = append(own, run.Rejected)
+			case len(run.Unsolved) > 0:
+				own = append(own, run.Gained)
+			}
 		}
-		o.Interval = interval(shares)
+		o.Interval = interval(own)
 		o.Holds = o.Interval.High < t.AtLeast
 		return o, nil
 	}
@@ -254,8 +294,17 @@ func (r *Report) test(t Test) (Outcome, error) {
 	var a, b []float64
 	for i := range arm.Runs {
 		x, y := arm.Runs[i].Curve, versus.Runs[i].Curve
-		if t.Measure == Final || t.Measure == NotBelow {
+		switch t.Measure {
+		case Final, NotBelow:
 			a, b = append(a, x.At(r.Claim.Budget)), append(b, y.At(r.Claim.Budget))
+			continue
+		case Unsolved:
+			if len(arm.Runs[i].Unsolved) > 0 {
+				a, b = append(a, arm.Runs[i].Gained), append(b, versus.Runs[i].Gained)
+			}
+			continue
+		case Trained:
+			a, b = append(a, float64(x[len(x)-1].Trained)), append(b, float64(y[len(y)-1].Trained))
 			continue
 		}
 		spent, reached := x.Cost(t.Measure, r.Claim.Target)
@@ -269,7 +318,7 @@ func (r *Report) test(t Test) (Outcome, error) {
 		a, b = append(a, spent), append(b, other)
 	}
 	switch t.Measure {
-	case Final:
+	case Final, Unsolved:
 		o.Interval = differences(a, b)
 		o.Holds = o.Interval.Low > t.AtLeast
 	case NotBelow:

@@ -20,13 +20,14 @@ func (r *Report) Markdown() string {
 	var b strings.Builder
 	c := r.Claim
 	fmt.Fprintf(&b, "## %s\n\n%s.\n\nBudget %d generated tokens a run, target pass@1 %.2f, %d paired seeds%s.\n\n![%s](%s.svg)\n\n", c.Name, c.Says, c.Budget, c.Target, len(r.Arms[0].Runs), families(c), c.Name, c.Name)
-	b.WriteString("| arm | role | setting | pass@1 before | pass@1 at the budget | reached target | tokens to target | trained tokens to target | completions to target | verifier calls | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| arm | role | setting | pass@1 before | pass@1 at the budget | reached target | tokens to target | trained tokens to target | completions to target | trained tokens | verifier calls | seconds |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, e := range r.Arms {
-		var before, after, tokens, trained, completions, verified, seconds []float64
+		var before, after, tokens, trained, completions, all, verified, seconds []float64
 		reached := 0
 		for _, run := range e.Runs {
 			last := run.Curve[len(run.Curve)-1]
 			before, after = append(before, run.Curve[0].PassAt1), append(after, run.Curve.At(c.Budget))
+			all = append(all, float64(last.Trained))
 			verified, seconds = append(verified, float64(last.Verified)), append(seconds, last.Seconds)
 			if cost, ok := run.Curve.Cost(Tokens, c.Target); ok {
 				reached++
@@ -37,14 +38,17 @@ func (r *Report) Markdown() string {
 			}
 		}
 		final := interval(after)
-		fmt.Fprintf(&b, "| %s | %s | %s | %.3f | %.3f [%.3f, %.3f] | %d of %d | %s | %s | %s | %.0f | %.0f |\n", e.Arm, e.Role, e.Setting, interval(before).Mean,
-			final.Mean, final.Low, final.High, reached, len(e.Runs), count(tokens), count(trained), count(completions), interval(verified).Mean, interval(seconds).Mean)
+		fmt.Fprintf(&b, "| %s | %s | %s | %.3f | %.3f [%.3f, %.3f] | %d of %d | %s | %s | %s | %.0f | %.0f | %.0f |\n", e.Arm, e.Role, e.Setting, interval(before).Mean,
+			final.Mean, final.Low, final.High, reached, len(e.Runs), count(tokens), count(trained), count(completions), interval(all).Mean, interval(verified).Mean, interval(seconds).Mean)
+	}
+	if c.Tries > 0 {
+		r.unsolved(&b)
 	}
 	b.WriteString("\n| test | measure | 95 % interval | wanted | holds |\n|---|---|---|---|---|\n")
 	for _, o := range r.Tests {
 		wanted := fmt.Sprintf("difference above %g", o.Test.AtLeast)
 		switch o.Test.Measure {
-		case Rejected:
+		case Rejected, Flat:
 			wanted = fmt.Sprintf("below %g", o.Test.AtLeast)
 		case NotBelow:
 			wanted = "upper bound not below 0"
@@ -74,6 +78,33 @@ func (r *Report) Markdown() string {
 	}
 	b.WriteString("\n\n")
 	return b.String()
+}
+
+// unsolved tells how each arm ended at the levels where the first policy could do
+// nothing.
+func (r *Report) unsolved(b *strings.Builder) {
+	levels := map[int32]int{}
+	for _, run := range r.Arms[0].Runs {
+		for _, l := range run.Unsolved {
+			levels[l]++
+		}
+	}
+	fmt.Fprintf(b, "\nLevels of which no held-out problem was solved in %d tries before the training:", r.Claim.Tries)
+	for _, l := range slices.Sorted(maps.Keys(levels)) {
+		fmt.Fprintf(b, " %d in %d runs;", l, levels[l])
+	}
+	b.WriteString(" pass@1 there at the end:")
+	for _, e := range r.Arms {
+		var gained []float64
+		for _, run := range e.Runs {
+			if len(run.Unsolved) > 0 {
+				gained = append(gained, run.Gained)
+			}
+		}
+		v := interval(gained)
+		fmt.Fprintf(b, " %s %.3f [%.3f, %.3f];", e.Arm, v.Mean, v.Low, v.High)
+	}
+	b.WriteString("\n")
 }
 
 // families names the families that the seeds take turns at.
