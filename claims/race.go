@@ -78,7 +78,7 @@ func Race(ctx context.Context, c Claim, o Options, run Run) (*Report, error) {
 			r.Arms[i].Setting = a.Grid[0]
 		}
 	}
-	if o.TuningSeeds > 0 {
+	if o.TuningSeeds > 0 && slices.ContainsFunc(c.Arms, func(a Arm) bool { return len(a.Grid) > 1 }) {
 		if err := race.tune(ctx, r); err != nil {
 			return nil, err
 		}
@@ -167,6 +167,9 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 	g.SetLimit(max(1, r.options.Parallel))
 	areas := make([][][]float64, len(r.claim.Arms)) // by arm, setting, seed
 	for i, a := range r.claim.Arms {
+		if len(a.Grid) < 2 {
+			continue // nothing to choose
+		}
 		areas[i] = make([][]float64, len(a.Grid))
 		for j, s := range a.Grid {
 			areas[i][j] = make([]float64, r.options.TuningSeeds)
@@ -186,7 +189,7 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 	}
 	for i, a := range r.claim.Arms {
 		best := 0
-		for j := range a.Grid {
+		for j := range areas[i] {
 			report.Arms[i].Tuning = append(report.Arms[i].Tuning, interval(areas[i][j]).Mean)
 			if report.Arms[i].Tuning[j] > report.Arms[i].Tuning[best] {
 				best = j

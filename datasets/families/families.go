@@ -83,6 +83,10 @@ func All() []Family {
 			Doc:      "write a word backwards; level k has k+2 letters from a to j",
 			Generate: reverse,
 		}, {
+			Name: "running_counts", Verifier: "exact", Alphabet: "/0123456789=",
+			Doc:      "how many of the digits so far are odd, modulo 10; level k has k+1 digits",
+			Generate: runningCounts, diversify: diversifyRunningCounts,
+		}, {
 			Name: "running_differences", Verifier: "exact", Alphabet: "-0123456789=",
 			Doc:      "each digit less the difference before it, modulo 10; level k has k+1 digits",
 			Generate: runningDifferences,

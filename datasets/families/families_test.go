@@ -32,6 +32,7 @@ func ExampleFamily() {
 	// modular_power 20^4%26= 20^2=10;20^4=22
 	// multiplication 79*6= 79*6=474
 	// reverse reverse(hghh)= hhgh
+	// running_counts 767//////= 112
 	// running_differences 767------= 798
 	// running_maxima 767^^^^^^= 777
 	// running_minima 767______= 766
@@ -85,6 +86,7 @@ func TestRunning(t *testing.T) {
 		next func(result, digit int) int
 	}{
 		"running_sums":        {".", func(result, digit int) int { return (result + digit) % 10 }},
+		"running_counts":      {"/", func(result, digit int) int { return (result + digit%2) % 10 }},
 		"running_differences": {"-", func(result, digit int) int { return (10 + digit - result) % 10 }},
 		"running_maxima":      {"^", func(result, digit int) int { return max(result, digit) }},
 		"running_minima":      {"_", func(result, digit int) int { return min(result, digit) }},
@@ -105,6 +107,9 @@ func TestRunning(t *testing.T) {
 					t.Errorf("level %d: %q answered by %q, want %d digits", level, p.Prompt, p.Answer, level+1)
 				}
 				result := int(digits[0] - '0')
+				if name == "running_counts" {
+					result %= 2
+				}
 				for i := range digits {
 					if i > 0 {
 						result = c.next(result, int(digits[i]-'0'))

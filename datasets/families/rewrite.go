@@ -29,6 +29,7 @@ import (
 //	linear_equation       its sides swapped                  3x+5=20;x=   →  20=3x+5;x=
 //	modular_power         another base of the same residue   7^2%10=      →  17^2%10=
 //	multiplication        its factors swapped                12*34=       →  34*12=
+//	running_counts        other digits as odd or even        31527////=   →  53749////=
 //	running_maxima        other digits below a maximum       31527^^^^=   →  30517^^^^=
 //	running_minima        other digits above a minimum       73528____=   →  73629____=
 //	sequence_next         one term less at its beginning     1,4,9,16,25,?= →  4,9,16,25,?=

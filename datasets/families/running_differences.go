@@ -8,5 +8,5 @@ import "math/rand/v2"
 //
 // Level k has k+1 digits.
 func runningDifferences(rng *rand.Rand, level int) Problem {
-	return running(level, "-", func() int { return rng.IntN(10) }, func(difference, digit int) int { return (digit - difference + 10) % 10 })
+	return running(level, "-", 0, func() int { return rng.IntN(10) }, func(difference, digit int) int { return (digit - difference + 10) % 10 })
 }

@@ -11,7 +11,7 @@ import (
 //
 // Level k has k+1 digits.
 func runningMaxima(rng *rand.Rand, level int) Problem {
-	return running(level, "^", func() int { return rng.IntN(10) }, func(result, digit int) int { return max(result, digit) })
+	return running(level, "^", 0, func() int { return rng.IntN(10) }, func(result, digit int) int { return max(result, digit) })
 }
 
 // runningMinima asks for the least of the first 1, 2, … digits, in the format of runningSums:
@@ -20,7 +20,7 @@ func runningMaxima(rng *rand.Rand, level int) Problem {
 //
 // Level k has k+1 digits.
 func runningMinima(rng *rand.Rand, level int) Problem {
-	return running(level, "_", func() int { return rng.IntN(10) }, func(result, digit int) int { return min(result, digit) })
+	return running(level, "_", 9, func() int { return rng.IntN(10) }, func(result, digit int) int { return min(result, digit) })
 }
 
 // diversifyRunningMaxima puts each digit that is no new maximum one down, and 0 up to the maximum.

@@ -8,5 +8,5 @@ import "math/rand/v2"
 //
 // Digits are from 1 to 6, and so are the products, as 7 is prime. Level k has k+1 digits.
 func runningProducts(rng *rand.Rand, level int) Problem {
-	return running(level, "*", func() int { return between(rng, 1, 6) }, func(product, digit int) int { return product * digit % 7 })
+	return running(level, "*", 1, func() int { return between(rng, 1, 6) }, func(product, digit int) int { return product * digit % 7 })
 }
