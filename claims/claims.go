@@ -165,7 +165,6 @@ func All() []Claim {
 				{Name: "scaf-grpo", Role: Method, Plan: Settings{"recipe": "scaf-grpo"}, Grid: grid}, grpo,
 				without("no exemption", "scaf-grpo", Settings{"exemption": 0}),
 				without("highest level", "scaf-grpo", Settings{"hint_level": "highest"}),
-				oracle,
 			},
 			Tests: []Test{
 				{"grpo stays flat there", "grpo", "", Flat, 0.05},

@@ -119,6 +119,7 @@ func (t *target) benchOrchestration(ctx context.Context, progress io.Writer) ([]
 		atMost("orchestration/per-step", d.OrchestrationMS, "ms", 60),
 		atMost("orchestration/history-bytes", d.HistoryBytesPerStep, "bytes/step", 10240),
 		atMost("orchestration/history-events", d.HistoryEventsPerStep, "events/step", 60),
+		atMost("orchestration/curriculum", d.CurriculumShare, "of step time", 0.03),
 	}, nil
 }
 

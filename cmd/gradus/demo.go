@@ -37,6 +37,7 @@ type demoFigures struct {
 	Completions          int64   `json:"completions"`
 	Tokens               int64   `json:"tokens"`
 	TokensTrained        int64   `json:"tokens_trained"`
+	CurriculumShare      float64 `json:"curriculum_share"` // of the training time: proposing, assessing, responding and selecting, with their tables' way to and from the store
 	OrchestrationShare   float64 `json:"orchestration_share"`
 	OrchestrationMS      float64 `json:"orchestration_ms_per_step"`
 	HistoryBytesPerStep  float64 `json:"history_bytes_per_step"`
@@ -116,6 +117,7 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 		GreedyBefore: result.Before.All.Greedy, GreedyAfter: result.After.All.Greedy,
 		WarmSteps: result.WarmSteps, RunSeconds: time.Since(begin).Seconds(), TrainSeconds: result.TrainSeconds, Steps: result.Steps,
 		Completions: result.Completions, Tokens: result.Tokens, TokensTrained: result.Trained,
+		CurriculumShare:    result.Curriculum / max(result.TrainSeconds, 1e-9),
 		OrchestrationShare: result.Orchestration / max(result.TrainSeconds, 1e-9), OrchestrationMS: 1000 * result.Orchestration / float64(max(1, result.Steps)),
 	}
 	if f.Seed, err = strconv.ParseUint(string(given["seed"]), 10, 64); err != nil {
@@ -136,8 +138,8 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 	if t.output != "json" {
 		fmt.Fprintln(out)
 		table(out, result.Before, result.After)
-		fmt.Fprintf(out, "\n%d completions, %d tokens generated, %d trained on, in %.0f s of training (%.1f %% of it orchestration)\n",
-			f.Completions, f.Tokens, f.TokensTrained, f.TrainSeconds, 100*f.OrchestrationShare)
+		fmt.Fprintf(out, "\n%d completions, %d tokens generated, %d trained on, in %.0f s of training (%.1f %% of it orchestration, %.1f %% choosing problems, completions and tokens)\n",
+			f.Completions, f.Tokens, f.TokensTrained, f.TrainSeconds, 100*f.OrchestrationShare, 100*f.CurriculumShare)
 		if line := result.Reused.String(); line != "" {
 			fmt.Fprintln(out, line)
 		}
