@@ -160,7 +160,7 @@ func All() []Claim {
 		},
 		{
 			Name: "scaf-grpo", Says: "Scaf-GRPO solves problems whose initial pass@64 is 0, where grpo stays flat; exemption and lowest level matter",
-			Families: chains, Shared: base().with(Settings{"train_levels": []int{4, 7, 8}, "steps": 130, "evaluation.every": 15}), Budget: 200_000, Target: 0.65, Tries: 64,
+			Families: chains, Shared: base().with(Settings{"train_levels": []int{4, 7, 8}, "steps": 170, "evaluation.every": 20}), Budget: 200_000, Target: 0.65, Tries: 64,
 			Arms: []Arm{
 				{Name: "scaf-grpo", Role: Method, Plan: Settings{"recipe": "scaf-grpo"}, Grid: grid}, grpo,
 				without("no exemption", "scaf-grpo", Settings{"exemption": 0}),
