@@ -61,6 +61,7 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 		var levels, samples []int32
 		var rewards []float64
 		var greedy []bool
+		e = Evaluation{}
 		for i, r := range rounds {
 			v, err := a.verify(ctx, r, plan.Verifier)
 			if err != nil {
@@ -85,7 +86,8 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 	if err != nil {
 		return e, err
 	}
-	if out.Reused { // the figures follow from the rollouts
+	if out.Reused { // the figures follow from the rollouts; those of work that another run was quicker with are dropped
+		e = Evaluation{}
 		for i, r := range rounds {
 			v, err := a.verify(ctx, r, plan.Verifier)
 			if err != nil {
