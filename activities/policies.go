@@ -14,6 +14,8 @@ import (
 // engines by architecture, and the trainers of the newest versions. It is
 // bounded, and everything in it can be had again from the store.
 type Policies struct {
+	Trainers int // idle trainers kept: one for each experiment that shares the worker
+
 	store datasets.Store
 
 	mu       sync.Mutex
@@ -37,11 +39,8 @@ type cachedTrainer struct {
 	trainer *policy.Trainer
 }
 
-// Bounds of the cache: a few experiments that share a worker.
-const (
-	maxModels   = 8
-	maxTrainers = 2
-)
+// maxModels bounds the versions kept, of a few experiments that share a worker.
+const maxModels = 8
 
 // Release frees what this worker holds on its accelerator between activities; a
 // run that goes on loads it again.
@@ -52,7 +51,7 @@ func (a *Activities) Release(context.Context) error {
 
 // NewPolicies returns an empty cache over a store.
 func NewPolicies(store datasets.Store) *Policies {
-	return &Policies{store: store, backends: map[string]*policy.Backend{}, engines: map[string][]*policy.Engine{}}
+	return &Policies{Trainers: 2, store: store, backends: map[string]*policy.Backend{}, engines: map[string][]*policy.Engine{}}
 }
 
 // Close frees engines and trainers that nobody uses, and with them the device's
@@ -182,7 +181,7 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.trainers = append(p.trainers, cachedTrainer{out.Hash, t})
-	for len(p.trainers) > maxTrainers {
+	for len(p.trainers) > p.Trainers {
 		p.trainers[0].trainer.Close()
 		p.trainers = slices.Delete(p.trainers, 0, 1)
 	}

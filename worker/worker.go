@@ -74,6 +74,7 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 		}
 	}
 	w := &Worker{policies: activities.NewPolicies(store)}
+	w.policies.Trainers = max(w.policies.Trainers, o.Updates)
 	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log}
 	roles := slices.Compact(slices.Sorted(slices.Values(o.Roles)))
 	if len(roles) == len(Roles()) {
