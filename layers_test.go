@@ -23,9 +23,10 @@ var layers = map[string][]string{
 	"sampling":           {"datasets"},
 	"policy":             {"datasets"},
 	"recipes":            {"datasets", "curriculum", "sampling", "policy"},
+	"statistics":         {},
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
-	"workflows":          {"datasets", "recipes", "activities"},
-	"claims":             {"datasets", "recipes", "workflows"},
+	"workflows":          {"datasets", "recipes", "activities", "statistics"},
+	"claims":             {"datasets", "recipes", "statistics", "workflows"},
 	"stack":              {"datasets"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
 	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "worker", "stack"},
@@ -34,7 +35,7 @@ var layers = map[string][]string{
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
 	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "claims", "cmd/gradus"},
-	"gonum.org/":                 {"claims"},
+	"gonum.org/":                 {"statistics", "claims"},
 	"github.com/minio/minio-go/": {"datasets"},
 	"github.com/gomlx/":          {"policy"},
 	"go.temporal.io/":            {"activities", "workflows", "worker", "cmd/gradus"},

@@ -26,16 +26,7 @@ func near(t *testing.T, what string, got, want float64) {
 	}
 }
 
-// By hand: 1, 2, 3 have mean 2 and deviation 1; t(0.975, 2) = 4.30265…
-func TestInterval(t *testing.T) {
-	v := interval([]float64{1, 2, 3})
-	near(t, "mean", v.Mean, 2)
-	if want := 2 + 4.302652729911275/math.Sqrt(3); math.Abs(v.High-want) > 1e-6 || math.Abs(v.Low+v.High-4) > 1e-9 {
-		t.Errorf("interval [%v, %v], want an upper end of %v", v.Low, v.High, want)
-	}
-	if v := interval([]float64{5}); v.Mean != 5 || !math.IsInf(v.High, 1) {
-		t.Errorf("one value gives %v", v)
-	}
+func TestPairs(t *testing.T) {
 	d := differences([]float64{3, 5}, []float64{1, 3})
 	near(t, "difference", d.Mean, 2)
 	near(t, "its lower end, the pairs being equal,", d.Low, 2)

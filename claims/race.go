@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gradus-rl/gradus/recipes"
+	"github.com/gradus-rl/gradus/statistics"
 	"github.com/gradus-rl/gradus/workflows"
 )
 
@@ -57,11 +58,11 @@ type Result struct {
 
 // Outcome is a test with its figures.
 type Outcome struct {
-	Test     Test     `json:"test"`
-	Interval Interval `json:"interval"`
-	Short    int      `json:"short"` // runs of the arm that did not reach the target
-	Against  int      `json:"against"`
-	Holds    bool     `json:"holds"`
+	Test     Test                `json:"test"`
+	Interval statistics.Interval `json:"interval"`
+	Short    int                 `json:"short"` // runs of the arm that did not reach the target
+	Against  int                 `json:"against"`
+	Holds    bool                `json:"holds"`
 }
 
 // Race tunes every arm, runs all of them on the same seeds, and tests the claim.
@@ -190,7 +191,7 @@ func (r *race) tune(ctx context.Context, report *Report) error {
 	for i, a := range r.claim.Arms {
 		best := 0
 		for j := range areas[i] {
-			report.Arms[i].Tuning = append(report.Arms[i].Tuning, interval(areas[i][j]).Mean)
+			report.Arms[i].Tuning = append(report.Arms[i].Tuning, statistics.Mean(areas[i][j]).Mean)
 			if report.Arms[i].Tuning[j] > report.Arms[i].Tuning[best] {
 				best = j
 			}
@@ -286,7 +287,7 @@ func (r *Report) test(t Test) (Outcome, error) {
 				own = append(own, run.Gained)
 			}
 		}
-		o.Interval = interval(own)
+		o.Interval = statistics.Mean(own)
 		o.Holds = o.Interval.High < t.AtLeast
 		return o, nil
 	}

@@ -13,6 +13,7 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/statistics"
 )
 
 // Markdown is the report as a section of a page.
@@ -37,9 +38,9 @@ func (r *Report) Markdown() string {
 				trained, completions = append(trained, x), append(completions, y)
 			}
 		}
-		final := interval(after)
-		fmt.Fprintf(&b, "| %s | %s | %s | %.3f | %.3f [%.3f, %.3f] | %d of %d | %s | %s | %s | %.0f | %.0f | %.0f |\n", e.Arm, e.Role, e.Setting, interval(before).Mean,
-			final.Mean, final.Low, final.High, reached, len(e.Runs), count(tokens), count(trained), count(completions), interval(all).Mean, interval(verified).Mean, interval(seconds).Mean)
+		final := statistics.Mean(after)
+		fmt.Fprintf(&b, "| %s | %s | %s | %.3f | %.3f [%.3f, %.3f] | %d of %d | %s | %s | %s | %.0f | %.0f | %.0f |\n", e.Arm, e.Role, e.Setting, statistics.Mean(before).Mean,
+			final.Mean, final.Low, final.High, reached, len(e.Runs), count(tokens), count(trained), count(completions), statistics.Mean(all).Mean, statistics.Mean(verified).Mean, statistics.Mean(seconds).Mean)
 	}
 	if c.Tries > 0 {
 		r.unsolved(&b)
@@ -101,7 +102,7 @@ func (r *Report) unsolved(b *strings.Builder) {
 				gained = append(gained, run.Gained)
 			}
 		}
-		v := interval(gained)
+		v := statistics.Mean(gained)
 		fmt.Fprintf(b, " %s %.3f [%.3f, %.3f];", e.Arm, v.Mean, v.Low, v.High)
 	}
 	b.WriteString("\n")
@@ -120,7 +121,7 @@ func count(x []float64) string {
 	if len(x) == 0 {
 		return "–"
 	}
-	return fmt.Sprintf("%.0f", interval(x).Mean)
+	return fmt.Sprintf("%.0f", statistics.Mean(x).Mean)
 }
 
 // String lists settings by key.
@@ -153,7 +154,7 @@ func (r *Report) Picture(path string) error {
 			for _, run := range e.Runs {
 				at = append(at, run.Curve.At(tokens))
 			}
-			v := interval(at)
+			v := statistics.Mean(at)
 			if v.N < 2 {
 				v.Low, v.High = v.Mean, v.Mean
 			}

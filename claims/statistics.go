@@ -3,53 +3,28 @@ package claims
 import (
 	"math"
 
-	"gonum.org/v1/gonum/stat"
-	"gonum.org/v1/gonum/stat/distuv"
-
+	"github.com/gradus-rl/gradus/statistics"
 	"github.com/gradus-rl/gradus/workflows"
 )
 
-// Interval is a mean with its 95 % confidence interval.
-type Interval struct {
-	Mean float64 `json:"mean"`
-	Low  float64 `json:"low"`
-	High float64 `json:"high"`
-	N    int     `json:"n"`
-}
-
-// interval is Student's interval of the mean of independent values, one per
-// seed. With fewer than two it is infinite.
-func interval(x []float64) Interval {
-	n := len(x)
-	if n == 0 {
-		return Interval{math.NaN(), math.Inf(-1), math.Inf(1), 0}
-	}
-	mean, deviation := stat.MeanStdDev(x, nil)
-	if n < 2 {
-		return Interval{x[0], math.Inf(-1), math.Inf(1), 1}
-	}
-	half := distuv.StudentsT{Mu: 0, Sigma: 1, Nu: float64(n - 1)}.Quantile(0.975) * deviation / math.Sqrt(float64(n))
-	return Interval{mean, mean - half, mean + half, n}
-}
-
 // differences is the interval of a − b on paired seeds.
-func differences(a, b []float64) Interval {
+func differences(a, b []float64) statistics.Interval {
 	d := make([]float64, len(a))
 	for i := range a {
 		d[i] = a[i] - b[i]
 	}
-	return interval(d)
+	return statistics.Mean(d)
 }
 
 // ratios is the geometric mean of a/b on paired seeds, with the interval that
 // the logarithms give.
-func ratios(a, b []float64) Interval {
+func ratios(a, b []float64) statistics.Interval {
 	d := make([]float64, len(a))
 	for i := range a {
 		d[i] = math.Log(a[i] / b[i])
 	}
-	v := interval(d)
-	return Interval{math.Exp(v.Mean), math.Exp(v.Low), math.Exp(v.High), v.N}
+	v := statistics.Mean(d)
+	return statistics.Interval{Mean: math.Exp(v.Mean), Low: math.Exp(v.Low), High: math.Exp(v.High), N: v.N}
 }
 
 // Curve is the evaluations of one run, in order.
