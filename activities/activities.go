@@ -167,12 +167,9 @@ func (a *Activities) plan(ctx context.Context, run Run) (recipes.Plan, error) {
 	if ok {
 		return p, nil
 	}
-	raw, err := datasets.LoadBlob(ctx, a.Store, run.Plan)
+	p, err := loadPlan(ctx, a.Store, run.Plan)
 	if err != nil {
-		return p, fmt.Errorf("load plan: %w", err)
-	}
-	if err := json.Unmarshal(raw, &p); err != nil {
-		return p, invalid{fmt.Errorf("read plan: %w", err)}
+		return p, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -183,14 +180,24 @@ func (a *Activities) plan(ctx context.Context, run Run) (recipes.Plan, error) {
 	return p, nil
 }
 
+func loadPlan(ctx context.Context, store datasets.Store, ref datasets.Ref) (p recipes.Plan, err error) {
+	raw, err := datasets.LoadBlob(ctx, store, ref)
+	if err != nil {
+		return p, fmt.Errorf("load plan: %w", err)
+	}
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return p, invalid{fmt.Errorf("read plan: %w", err)}
+	}
+	return p, nil
+}
+
 // Resolved is a frozen plan and where the store keeps it.
 type Resolved struct {
 	Plan recipes.Plan `json:"plan"`
 	Ref  datasets.Ref `json:"ref"`
 }
 
-// Resolve checks what the user gave and freezes it into a Plan. It is an
-// experiment's first activity; what it refuses never starts.
+// Resolve checks what the user gave and freezes it into a Plan.
 func (a *Activities) Resolve(ctx context.Context, given json.RawMessage) (Resolved, error) {
 	p, err := recipes.Resolve(given)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/gradus-rl/gradus/curriculum"
 	"github.com/gradus-rl/gradus/datasets"
@@ -124,13 +123,23 @@ func demonstration(t *policy.Tokenizer, prompt, solution string, context int) (p
 	return policy.Sample{Prompt: p, Completion: c, Advantages: advantages}, nil
 }
 
+// learningKey is the part of how a plan learns that makes a difference: a
+// constant rate does not depend on the steps to come, so that a run that is
+// extended has the bytes of one that was planned longer.
+func learningKey(plan recipes.Plan) policy.Learning {
+	l := plan.Learning
+	if plan.Horizon() == 0 {
+		l.MaxSteps = 0
+	}
+	return l
+}
+
 // UpdateInput is a step's selection, to be learnt from.
 type UpdateInput struct {
 	Run        Run                `json:"run"`
 	Step       int                `json:"step"`
 	Rounds     []Round            `json:"rounds"`
 	Selections datasets.Ref       `json:"selections"`
-	State      datasets.Ref       `json:"state"`
 	Policy     datasets.Ref       `json:"policy"`
 	Reference  datasets.Ref       `json:"reference"`
 	Metrics    map[string]float64 `json:"metrics"` // of the stages before, to be kept with the step
@@ -144,7 +153,6 @@ const TableMetrics = "metrics"
 // is; the first update starts with a fresh optimizer, whatever warmed it up.
 func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error) {
 	defer beat(ctx)()
-	begin := time.Now()
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
 		return Output{}, classify(err)
@@ -154,8 +162,8 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		Backend            string
 		MeasureEvery, TopK int
 		Metrics            map[string]float64
-	}{plan.Learning, plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics})}
-	done, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	}{learningKey(plan), plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics})}
+	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		batch, err := a.batch(ctx, plan, in)
 		if err != nil {
 			return datasets.Result{}, err
@@ -216,13 +224,6 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		}
 		return r, nil
 	})
-	if err != nil {
-		return Output{}, err
-	}
-	// A run has a record of its own of every step, also of one whose update it reuses.
-	err = a.recordStep(ctx, in, done.Tables[TablePolicy], done.Tables[TableMetrics])
-	done.Seconds = time.Since(begin).Seconds()
-	return done, classify(err)
 }
 
 // updateMetrics are the figures of an update under TRL's names.
@@ -340,27 +341,4 @@ func (a *Activities) reference(ctx context.Context, plan recipes.Plan, ref datas
 		batch[i].RefLogProbs = scored[i].LogProbs
 	}
 	return nil
-}
-
-// StepRecord is what runs/<id>/steps/<step>.json holds: where to find all
-// that a step left behind.
-type StepRecord struct {
-	Step       int          `json:"step"`
-	Plan       datasets.Ref `json:"plan"` // that the step followed
-	Rounds     []Round      `json:"rounds"`
-	Selections datasets.Ref `json:"selections"`
-	State      datasets.Ref `json:"state"`
-	Policy     datasets.Ref `json:"policy"` // after the step
-	Metrics    datasets.Ref `json:"metrics"`
-}
-
-// StepKey is where the store keeps a run's StepRecord.
-func StepKey(run string, step int) string { return fmt.Sprintf("runs/%s/steps/%06d.json", run, step) }
-
-func (a *Activities) recordStep(ctx context.Context, in UpdateInput, policy, metrics datasets.Ref) error {
-	raw, err := datasets.Canonical(StepRecord{in.Step, in.Run.Plan, in.Rounds, in.Selections, in.State, policy, metrics})
-	if err != nil {
-		return err
-	}
-	return a.Store.Put(ctx, StepKey(in.Run.ID, in.Step), raw)
 }

@@ -42,7 +42,7 @@ func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
 		Backend  string
 		TopK     int
 		Steps    int
-	}{plan.Mask, plan.Learning, plan.Backend, plan.MaskTopK, plan.Steps})}
+	}{plan.Mask, learningKey(plan), plan.Backend, plan.MaskTopK, plan.Horizon()})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		var none datasets.Result
 		c, err := a.selected(ctx, plan, in.Rounds, in.Selections)
@@ -53,7 +53,7 @@ func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
 		if c.batch.Curvature, err = a.curvature(ctx, plan, in, c); err != nil {
 			return none, err
 		}
-		if err := datasets.Run(sampling.Stages(), plan.Mask, c.batch, datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Steps}); err != nil {
+		if err := datasets.Run(sampling.Stages(), plan.Mask, c.batch, datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Horizon()}); err != nil {
 			return none, invalid{err}
 		}
 		metrics := stepMetrics(c, pick(c.order, datasets.Reward.Get(c.scores)))

@@ -51,7 +51,7 @@ func (a *Activities) Respond(ctx context.Context, in RespondInput) (Output, erro
 		Call                              datasets.Call
 		Turn, Steps, Tries, MaxCompletion int
 		NextGroup                         int32
-	}{call, in.Turn, plan.Steps, plan.NumGenerations, plan.Sampling.MaxCompletionLength, in.NextGroup})}
+	}{call, in.Turn, plan.Horizon(), plan.NumGenerations, plan.Sampling.MaxCompletionLength, in.NextGroup})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
@@ -80,7 +80,7 @@ func (a *Activities) Respond(ctx context.Context, in RespondInput) (Output, erro
 		if r.Texts, err = a.requested(ctx, in.Rounds, call.Stage); err != nil {
 			return datasets.Result{}, err
 		}
-		if err := datasets.Run(curriculum.Responders(), []datasets.Call{call}, r, datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Steps}); err != nil {
+		if err := datasets.Run(curriculum.Responders(), []datasets.Call{call}, r, datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Horizon()}); err != nil {
 			return datasets.Result{}, invalid{err}
 		}
 		return a.propose(ctx, l, p, r, in.NextGroup, tokenizer, p.noisy(plan))

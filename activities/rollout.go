@@ -47,7 +47,7 @@ func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, erro
 		Groups, NumGenerations, Steps int
 		Known                         []Score
 		AnswerNoise                   float64
-	}{plan.Propose, in.Posed, in.FirstGroup, in.Groups, plan.NumGenerations, plan.Steps, in.Known, plan.AnswerNoise})}
+	}{plan.Propose, in.Posed, in.FirstGroup, in.Groups, plan.NumGenerations, plan.Horizon(), in.Known, plan.AnswerNoise})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
@@ -61,7 +61,7 @@ func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, erro
 		for _, s := range in.Known {
 			pose.Known[s.Level] = s.PassAt1
 		}
-		env := datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Steps}
+		env := datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Horizon()}
 		if err := datasets.Run(curriculum.Proposers(), []datasets.Call{plan.Propose}, pose, env); err != nil {
 			return datasets.Result{}, invalid{err}
 		}

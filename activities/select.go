@@ -135,7 +135,7 @@ func (a *Activities) Select(ctx context.Context, in SelectInput) (Output, error)
 		Select                    []datasets.Call
 		Steps, Carried, MaxTokens int
 		Responds                  bool
-	}{plan.Assess, plan.Select, plan.Steps, in.Carried, plan.Sampling.MaxCompletionLength, len(plan.Respond) > 0})}
+	}{plan.Assess, plan.Select, plan.Horizon(), in.Carried, plan.Sampling.MaxCompletionLength, len(plan.Respond) > 0})}
 	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		return a.selectRows(ctx, in, plan, l)
 	})
@@ -143,7 +143,7 @@ func (a *Activities) Select(ctx context.Context, in SelectInput) (Output, error)
 
 func (a *Activities) selectRows(ctx context.Context, in SelectInput, plan recipes.Plan, l datasets.Lineage) (datasets.Result, error) {
 	var none datasets.Result
-	env := datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Steps}
+	env := datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Horizon()}
 	rounds := answers(in.Rounds)
 	c, err := a.completions(ctx, rounds, plan.Sampling.MaxCompletionLength)
 	if err != nil {

@@ -108,6 +108,7 @@ func (p ScafGRPO) Validate() error {
 var Scaffold = Responder{
 	Name: "scaf-grpo.scaffold", Paper: "Scaf-GRPO, arXiv:2510.19807", Version: 1,
 	Reads: []string{"correct"}, Writes: []string{"proposals"},
+	Horizon:  true,
 	Defaults: scaffoldDefaults(),
 	// Decoding writes into the default list of tiers, hence new ones every time.
 	Bind: func(params json.RawMessage) (func(*Response, datasets.Env) error, error) {

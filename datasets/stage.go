@@ -21,6 +21,7 @@ type Stage[F any] struct {
 	Reads    []string // columns that must have been written before
 	Writes   []string // columns that this stage fills
 	Defaults any      // a struct with json tags: the published defaults
+	Horizon  bool     // the result depends on how many steps are planned: Env.Steps is set for such stages only
 	Bind     func(params json.RawMessage) (func(F, Env) error, error)
 }
 
@@ -35,7 +36,7 @@ type Call struct {
 type Env struct {
 	Seed  uint64 // the experiment's seed
 	Step  int    // training step, from 0
-	Steps int    // planned steps, the denominator of every schedule
+	Steps int    // planned steps, the denominator of every schedule; 0 where no stage of the plan has one
 }
 
 // Progress is the share of planned steps done, in [0, 1].

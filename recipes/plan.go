@@ -53,6 +53,8 @@ type Plan struct {
 	MaskTopK     int `json:"mask_top_k"`    // likeliest tokens that the score pass looks at
 	MeasureEvery int `json:"measure_every"` // steps between measurements of what an update did to the policy, 0 = never
 
+	Fork *Origin `json:"fork,omitempty"` // the step of another run that this one goes on from
+
 	Reuse bool `json:"reuse"` // take the results of other experiments whose every input is the same
 }
 

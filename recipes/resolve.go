@@ -50,6 +50,9 @@ func Resolve(raw []byte) (Plan, error) {
 			return Plan{}, err
 		}
 	}
+	if p.Fork != nil {
+		return Plan{}, fmt.Errorf("fork stands in the plan: what goes on from the step of a run is started by gradus fork")
+	}
 	if err := p.settle(); err != nil {
 		return Plan{}, err
 	}
@@ -84,6 +87,14 @@ func (p *Plan) set(key string, value json.RawMessage) error {
 	case hasField(p, section) && dotted:
 		return p.set(section, object(rest, value))
 	case hasField(p, key):
+		switch key { // decoding would leave the parameters of the calls that were there
+		case "respond":
+			p.Respond = nil
+		case "select":
+			p.Select = nil
+		case "mask":
+			p.Mask = nil
+		}
 		return decode(key, object(key, value), p)
 	case hasField(&p.Sampling, key):
 		return decode(key, object(key, value), &p.Sampling)

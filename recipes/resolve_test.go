@@ -46,6 +46,14 @@ func TestResolveIsStable(t *testing.T) {
 	}
 }
 
+// A list of stages that is given takes the place of the recipe's, parameters and all.
+func TestResolveStages(t *testing.T) {
+	p, err := Resolve([]byte(`{"recipe":"dapo","select":[{"stage":"grpo.advantage"}]}`))
+	if err != nil || len(p.Select) != 1 || string(p.Select[0].Params) != `{"advantage_epsilon":0.000001,"scale_rewards":"group"}` {
+		t.Errorf("%v, %+v", err, p.Select)
+	}
+}
+
 func TestResolveRefuses(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{`[]`, "want a JSON object"},

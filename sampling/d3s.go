@@ -73,6 +73,7 @@ func validateShare(name string, v float64) error {
 var SampleSelection = Stage{
 	Name: "d3s.samples", Paper: "D³S, arXiv:2509.22115", Version: 1,
 	Reads: []string{Advantage, Kept}, Writes: []string{Kept},
+	Horizon:  true,
 	Defaults: sampleDefaults,
 	Bind:     datasets.Bind(sampleDefaults, SampleLevel.selectSamples),
 }
@@ -348,6 +349,7 @@ func (p TokenLevel) Validate() error {
 var TokenSelection = Stage{
 	Name: "d3s.tokens", Paper: "D³S, arXiv:2509.22115", Version: 1,
 	Reads: []string{Advantage, Kept, Entropy}, Writes: []string{TokenMask},
+	Horizon:  true,
 	Defaults: tokenDefaults,
 	Bind:     datasets.Bind(tokenDefaults, TokenLevel.selectTokens),
 }

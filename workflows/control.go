@@ -19,7 +19,12 @@ const (
 	UpdateResume = "resume" // takes nothing
 	UpdateStop   = "stop"   // takes nothing
 	UpdateTune   = "tune"   // takes a JSON object, as recipes.Tune does
+	UpdateRewind = "rewind" // takes a JSON object with "step", and changes of the plan as recipes.Continue does
 )
+
+// SignalControl is how a sweep asks its runs: it takes the name of the update
+// pause, resume or stop, as text.
+const SignalControl = "control"
 
 // Answer is what an update returns.
 type Answer struct {
@@ -47,23 +52,50 @@ func (e *experiment) control(ctx workflow.Context) error {
 		{UpdateResume, "Goes on where the run was paused. Input: nothing.", e.resume, e.mayControl},
 		{UpdateStop, "Ends the training after the step in hand; the last evaluation and the result are as usual. Input: nothing.", e.stop, e.mayControl},
 		{UpdateTune, "Changes the plan from the next step on. Input: an object with keys of the plan, such as {\"learning_rate\":5e-4}.", e.tune, e.mayTune},
+		{UpdateRewind, "Goes back to where a number of steps were done, and on from there. Input: an object such as {\"step\":40}; keys of the plan beside it change the plan.", e.rewind, e.mayRewind},
 	} {
 		if err := workflow.SetUpdateHandlerWithOptions(ctx, u.name, u.handler, workflow.UpdateHandlerOptions{Description: u.doc, Validator: u.validator}); err != nil {
 			return err
 		}
 	}
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for {
+			var update string
+			workflow.GetSignalChannel(ctx, SignalControl).Receive(ctx, &update)
+			e.obey(update)
+		}
+	})
 	return nil
+}
+
+// obey does what a signal asks for.
+func (e *experiment) obey(update string) {
+	switch update {
+	case UpdatePause:
+		e.Status.Paused = !e.Status.Stopped
+	case UpdateResume:
+		e.Status.Paused, e.Status.Reason = false, ""
+	case UpdateStop:
+		e.Status.Stopped, e.Status.Paused, e.Status.Reason = true, false, ""
+	}
 }
 
 // boundary is where one step is done and the next has not begun: what users
 // asked for takes effect here. On return every update is answered, so none is
 // lost where this execution ends.
 func (e *experiment) boundary(ctx workflow.Context) error {
-	for e.Status.Paused || !workflow.AllHandlersFinished(ctx) {
+	var update string
+	for workflow.GetSignalChannel(ctx, SignalControl).ReceiveAsync(&update) { // none is lost, either
+		e.obey(update)
+	}
+	for e.Status.Paused || e.back != nil || !workflow.AllHandlersFinished(ctx) {
 		if err := e.hold(ctx); err != nil {
 			return err
 		}
 		if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
+			return err
+		}
+		if err := e.goBack(ctx); err != nil {
 			return err
 		}
 	}
@@ -83,7 +115,7 @@ func (e *experiment) hold(ctx workflow.Context) error {
 		// Nobody waits for it: a worker that is down holds nothing.
 		workflow.ExecuteActivity(workflow.WithScheduleToCloseTimeout(on(ctx, queue), time.Minute), acts.Release)
 	}
-	return workflow.Await(ctx, func() bool { return !e.Status.Paused })
+	return workflow.Await(ctx, func() bool { return !e.Status.Paused || e.back != nil })
 }
 
 // adopt makes a tuned plan the run's plan.
@@ -182,6 +214,9 @@ func (e *experiment) mayTune(changes json.RawMessage) error {
 	}
 	if e.Status.Stopped {
 		return errors.New("the run is being stopped, so there is no step to tune")
+	}
+	if e.back != nil {
+		return errors.New("the run is about to go back; try again when it has")
 	}
 	if e.Resolved.Ref.Hash == "" {
 		return errors.New("the run has no plan yet; try again in a moment")

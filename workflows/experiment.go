@@ -41,11 +41,12 @@ var (
 	AttributeState    = temporal.NewSearchAttributeKeyKeyword("GradusState")
 	AttributeStep     = temporal.NewSearchAttributeKeyInt64("GradusStep")
 	AttributePassRate = temporal.NewSearchAttributeKeyFloat64("GradusPassRate")
+	AttributeFork     = temporal.NewSearchAttributeKeyKeyword("GradusFork") // ID of the run that it goes on from
 )
 
 // Attributes are the search attributes that a namespace must know.
 func Attributes() []temporal.SearchAttributeKey {
-	return []temporal.SearchAttributeKey{AttributeRecipe, AttributeProblems, AttributeState, AttributeStep, AttributePassRate}
+	return []temporal.SearchAttributeKey{AttributeRecipe, AttributeProblems, AttributeState, AttributeStep, AttributePassRate, AttributeFork}
 }
 
 // acts names activities; it is never dereferenced.
@@ -68,6 +69,7 @@ type Status struct {
 	Stopped bool                   `json:"stopped,omitempty"` // told to stop
 	Tuned   []Tuning               `json:"tuned,omitempty"`   // oldest first
 	Reused  Reused                 `json:"reused,omitzero"`
+	Fork    *recipes.Origin        `json:"fork,omitempty"` // where the run comes from
 }
 
 // StepSummary is the figures of one step that its live line shows.
@@ -104,6 +106,7 @@ type Result struct {
 	Masked        int64                  `json:"tokens_masked"`    // rejected by masking stages
 	Inspected     int64                  `json:"tokens_inspected"` // that masking stages looked at
 	Curve         []Point                `json:"curve"`            // an entry per evaluation on the held-out problems
+	Fork          *recipes.Origin        `json:"fork,omitempty"`   // whose figures until that step count as this run's
 	Reused        Reused                 `json:"reused,omitzero"`  // of what earlier runs had done; the figures above count it as if done anew
 }
 
@@ -121,7 +124,8 @@ type Point struct {
 	Seconds     float64 `json:"seconds"` // of training steps
 }
 
-// Carried is what an experiment hands to itself when its history is renewed.
+// Carried is what an experiment hands to itself when its history is renewed, and
+// what its record of every step holds for whoever goes on from there.
 type Carried struct {
 	Resolved  activities.Resolved     `json:"resolved"`
 	Next      *activities.Resolved    `json:"next,omitempty"` // tuned plan of the steps to come
@@ -139,7 +143,10 @@ type Carried struct {
 
 // Experiment trains a policy by one recipe. given is a JSON object with any
 // keys of a Plan, {"recipe": "grpo"} or nothing at all; it is checked first and
-// refused as a whole. carried is for the workflow's own use.
+// refused as a whole. With {"fork": {"run": "ID", "step": 40}} it goes on from that
+// step of a run, and the keys beside it change that run's plan; under the ID of
+// that very run, ended by then, it rewinds or extends it. carried is for the
+// workflow's own use.
 func Experiment(ctx workflow.Context, given json.RawMessage, carried *Carried) (*Result, error) {
 	e := &experiment{}
 	if carried != nil {
@@ -154,6 +161,7 @@ func Experiment(ctx workflow.Context, given json.RawMessage, carried *Carried) (
 type experiment struct {
 	Carried
 	id    activities.Run
+	back  *opened   // where the run goes back to at the next boundary
 	shown time.Time // when the search attributes of the step were last set
 	busy  bool      // a step is in hand
 	over  bool      // no step is to come
@@ -181,18 +189,27 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 		return nil
 	}
 	e.Status.Phase = "resolving"
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Resolve, given).Get(ctx, &e.Resolved); err != nil {
+	var o opened
+	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Open, activities.OpenInput{Run: e.id.ID, Given: given}).Get(ctx, &o); err != nil {
 		return err
 	}
-	e.id.Plan = e.Resolved.Ref
-	e.Status.Recipe, e.Status.Steps = e.plan().Recipe, e.plan().Steps
-	e.Result.Recipe = e.plan().Recipe
+	e.open(o)
 	problems := e.plan().Problems
 	if problems == "" {
 		problems = strings.Join(e.plan().Families, ",")
 	}
-	if err := workflow.UpsertTypedSearchAttributes(ctx, AttributeRecipe.ValueSet(e.plan().Recipe), AttributeProblems.ValueSet(problems)); err != nil {
+	attributes := []temporal.SearchAttributeUpdate{AttributeRecipe.ValueSet(e.plan().Recipe), AttributeProblems.ValueSet(problems)}
+	if e.plan().Fork != nil {
+		attributes = append(attributes, AttributeFork.ValueSet(e.plan().Fork.Run))
+	}
+	if err := workflow.UpsertTypedSearchAttributes(ctx, attributes...); err != nil {
 		return err
+	}
+	if o.Carried != nil {
+		if f := e.plan().Fork; f != nil && *f.Step == e.Step {
+			return e.record(ctx, activities.StepRecord{})
+		}
+		return nil
 	}
 	if err := e.phase(ctx, "preparing"); err != nil {
 		return err
@@ -216,7 +233,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 	}
 	e.Result.Before = e.Status.Before
 	e.point(e.Status.Before)
-	return nil
+	return e.record(ctx, activities.StepRecord{})
 }
 
 // point notes an evaluation as the newest.
@@ -241,27 +258,32 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
 			return nil, workflow.NewContinueAsNewError(ctx, Experiment, json.RawMessage(nil), &e.Carried)
 		}
-		if err := e.phase(ctx, "training"); err != nil {
-			return nil, err
-		}
-		e.busy = true
-		if err := e.step(ctx); err != nil {
-			return nil, err
-		}
-		e.busy = false
-		e.Step++
-		e.adopt()
-		if every := e.plan().Evaluation.Every; every > 0 && e.Step%every == 0 && e.more() {
+		if every := e.plan().Evaluation.Every; every > 0 && e.Step%every == 0 && e.evaluated() < e.Step {
 			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
 			if err != nil {
 				return nil, err
 			}
 			e.point(evaluation)
+			continue
+		}
+		if err := e.phase(ctx, "training"); err != nil {
+			return nil, err
+		}
+		e.busy = true
+		left, err := e.step(ctx)
+		if err != nil {
+			return nil, err
+		}
+		e.busy = false
+		e.Step++
+		e.adopt()
+		if err := e.record(ctx, left); err != nil {
+			return nil, err
 		}
 	}
 	e.over = true
 	// A run that was told to end while it evaluated has its last figures already.
-	if e.Step == 0 || e.Result.Curve[len(e.Result.Curve)-1].Step < e.Step {
+	if e.Step == 0 || e.evaluated() < e.Step {
 		evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
 		if err != nil {
 			return nil, err
@@ -278,6 +300,9 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 	}
 	return &e.Result, nil
 }
+
+// evaluated is the step of the newest evaluation.
+func (e *experiment) evaluated() int { return e.Result.Curve[len(e.Result.Curve)-1].Step }
 
 // more reports whether there are steps to come.
 func (e *experiment) more() bool { return e.left() && !e.Status.Stopped }
@@ -330,8 +355,8 @@ func (e *experiment) warm(ctx workflow.Context) error {
 }
 
 // step is one training step: rounds of posing, answers to failures, selection,
-// update.
-func (e *experiment) step(ctx workflow.Context) error {
+// update. It returns what it left behind.
+func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err error) {
 	p := e.plan()
 	t := &tally{begin: workflow.Now(ctx), metrics: map[string]float64{}}
 	rounds := e.Pending
@@ -346,7 +371,7 @@ func (e *experiment) step(ctx workflow.Context) error {
 		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Propose, activities.ProposeInput{
 			Run: e.id, Problems: e.Setup[activities.TableTrain], State: e.State, Step: e.Step, Posed: e.Posed, FirstGroup: e.NextGroup, Groups: groups, Known: known(e.Status.Current),
 		}).Get(ctx, &proposed); err != nil {
-			return err
+			return left, err
 		}
 		e.reuse(proposed, &e.Result.Reused.Others)
 		t.curriculum += proposed.Seconds
@@ -355,37 +380,36 @@ func (e *experiment) step(ctx workflow.Context) error {
 		r := activities.Round{Proposals: proposed.Tables[activities.TableProposals]}
 		mixed, err := e.try(ctx, &r, t)
 		if err != nil {
-			return err
+			return left, err
 		}
 		rounds = append(rounds, r)
 		kept += mixed
 	}
-	rounds, err := e.respond(ctx, rounds, carried, t)
-	if err != nil {
-		return err
+	if rounds, err = e.respond(ctx, rounds, carried, t); err != nil {
+		return left, err
 	}
 	var selected, masked, updated activities.Output
 	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Select, activities.SelectInput{
 		Run: e.id, Step: e.Step, Problems: e.Setup[activities.TableTrain], State: e.State, Rounds: rounds, Carried: carried,
 	}).Get(ctx, &selected); err != nil {
-		return err
+		return left, err
 	}
 	e.State = selected.Tables[activities.TableState]
 	e.reuse(selected, &e.Result.Reused.Assessments)
 	t.curriculum += selected.Seconds
 	t.keep(selected.Metrics)
+	left.Rounds, left.Selections = rounds, selected.Tables[activities.TableSelections]
 	e.Pending = nil
 	if p.ShortBatch == "wait" && int(selected.Metrics["kept_groups"]) < p.PromptsPerStep {
 		e.Pending = rounds
 	} else {
-		selections := selected.Tables[activities.TableSelections]
 		if len(p.Mask) > 0 {
 			if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Mask, activities.MaskInput{
-				Run: e.id, Step: e.Step, Rounds: rounds, Selections: selections, Policy: e.Policy, Reference: e.Reference,
+				Run: e.id, Step: e.Step, Rounds: rounds, Selections: left.Selections, Policy: e.Policy, Reference: e.Reference,
 			}).Get(ctx, &masked); err != nil {
-				return err
+				return left, err
 			}
-			selections = masked.Tables[activities.TableSelections]
+			left.Selections = masked.Tables[activities.TableSelections]
 			e.reuse(masked, &e.Result.Reused.Others)
 			t.work += masked.Seconds
 			t.keep(masked.Metrics)
@@ -393,16 +417,17 @@ func (e *experiment) step(ctx workflow.Context) error {
 			e.Result.Inspected += int64(masked.Metrics[activities.MetricInspected])
 		}
 		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Update, activities.UpdateInput{
-			Run: e.id, Step: e.Step, Rounds: rounds, Selections: selections, State: e.State,
+			Run: e.id, Step: e.Step, Rounds: rounds, Selections: left.Selections,
 			Policy: e.Policy, Reference: e.Reference, Metrics: t.metrics,
 		}).Get(ctx, &updated); err != nil {
-			return err
+			return left, err
 		}
 		e.Policy = updated.Tables[activities.TablePolicy]
 		e.reuse(updated, &e.Result.Reused.Updates)
 		t.work += updated.Seconds
 	}
-	return e.report(ctx, t, updated.Metrics)
+	left.Metrics = updated.Tables[activities.TableMetrics]
+	return left, e.report(ctx, t, updated.Metrics)
 }
 
 // known is what the newest evaluation tells of the levels.
@@ -615,6 +640,9 @@ func (e *experiment) phase(ctx workflow.Context, name string) error {
 func (s Status) Markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "**%s**: %s, step %d of %d\n\n", s.Recipe, s.Phase, s.Step, s.Steps)
+	if s.Fork != nil {
+		fmt.Fprintf(&b, "Fork of %s.\n\n", s.Fork)
+	}
 	if s.Paused && s.Phase != "paused" {
 		b.WriteString("Told to pause.\n\n")
 	}

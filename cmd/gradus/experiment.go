@@ -90,10 +90,14 @@ func launch(ctx context.Context, c client.Client, queue, id string, given map[st
 	if id == "" {
 		id = fmt.Sprintf("%s-%s", plan.Recipe, time.Now().UTC().Format("20060102-150405"))
 	}
+	return start(ctx, c, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed), raw)
+}
+
+// start starts a workflow by name and with one argument, as the Temporal UI does.
+func start(ctx context.Context, c client.Client, workflow, queue, id, summary string, given json.RawMessage) (client.WorkflowRun, error) {
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: id, TaskQueue: queue, WorkflowExecutionErrorWhenAlreadyStarted: true,
-		StaticSummary: fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed),
-	}, "Experiment", json.RawMessage(raw)) // by name and with one argument, as the Temporal UI starts it
+		ID: id, TaskQueue: queue, WorkflowExecutionErrorWhenAlreadyStarted: true, StaticSummary: summary,
+	}, workflow, given)
 	var started *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &started) {
 		return nil, fmt.Errorf("a run named %q is going on; give another --id", id)

@@ -98,6 +98,11 @@ func TestTemporalUI(t *testing.T) {
 		t.Errorf("%v, %+v\n%s", err, r, out.String())
 	}
 
+	startByUI(t, "by-ui-fork", []byte(`{"fork":{"run":"by-ui","step":0},"steps":2}`))
+	if r, err = follow(ctx, &connection{client: c}, "by-ui-fork", &out); err != nil || r.Steps != 2 || r.Fork == nil {
+		t.Errorf("%v, %+v\n%s", err, r, out.String())
+	}
+
 	startByUI(t, "by-ui-wrong", []byte(`{"recipe":"gpro"}`))
 	var app *temporal.ApplicationError
 	if err := c.GetWorkflow(ctx, "by-ui-wrong", "").Get(ctx, nil); !errors.As(err, &app) || !strings.Contains(app.Message(), `unknown recipe "gpro"`) {
