@@ -90,10 +90,12 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 			tw = worker.New(c, workflows.QueueAll, options)
 			tw.RegisterWorkflow(workflows.Experiment)
 			tw.RegisterWorkflow(workflows.Evaluate)
+			tw.RegisterWorkflow(workflows.Sweep)
 		case RoleCPU:
 			tw = worker.New(c, workflows.QueueCPU, options)
 			tw.RegisterWorkflow(workflows.Experiment)
 			tw.RegisterWorkflow(workflows.Evaluate)
+			tw.RegisterWorkflow(workflows.Sweep)
 		case RoleRollout:
 			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = o.Rollouts, true
 			tw = worker.New(c, workflows.QueueRollout, options)

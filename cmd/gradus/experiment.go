@@ -396,6 +396,9 @@ func statusCommand(t *target) *cobra.Command {
 			if len(args) == 0 {
 				return listRuns(ctx, c.client, cmd.OutOrStdout())
 			}
+			if sweep, err := c.isSweep(ctx, args[0]); sweep || err != nil {
+				return errors.Join(err, t.sweepStatus(ctx, c, cmd, args[0], more))
+			}
 			if more {
 				return t.finish(ctx, c, args[0], cmd)
 			}

@@ -398,6 +398,7 @@ func TestReplay(t *testing.T) {
 		r := sdkworker.NewWorkflowReplayer()
 		r.RegisterWorkflow(workflows.Experiment)
 		r.RegisterWorkflow(workflows.Evaluate)
+		r.RegisterWorkflow(workflows.Sweep)
 		if err := r.ReplayWorkflowHistoryFromJSONFile(worker.Logger(zerolog.Nop()), f); err != nil {
 			t.Errorf("%s: %v", f, err)
 		}

@@ -108,7 +108,7 @@ func workerCommand(t *target) *cobra.Command {
 
 // listRuns prints the experiments the server knows, newest first.
 func listRuns(ctx context.Context, c client.Client, out io.Writer) error {
-	r, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowType = 'Experiment'", PageSize: 100})
+	r, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Query: "WorkflowType IN ('Experiment', 'Sweep')", PageSize: 100})
 	if err != nil {
 		return fmt.Errorf("list runs: %w", err)
 	}
