@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/policy"
@@ -14,22 +17,33 @@ import (
 // engines by architecture, and the trainers of the newest versions. It is
 // bounded, and everything in it can be had again from the store.
 type Policies struct {
-	Trainers int // idle trainers kept: one for each experiment that shares the worker
+	Trainers int           // idle trainers kept: one for each experiment that shares the worker
+	Memory   int64         // bytes of weights kept; the version in use is kept in any case
+	Idle     time.Duration // after which engines and trainers that nobody uses are freed
 
 	store datasets.Store
+	loads singleflight.Group // of versions, by hash
 
 	mu       sync.Mutex
 	backends map[string]*policy.Backend
-	models   []cachedModel // newest last
-	engines  map[string][]*policy.Engine
+	models   []cachedModel // last used last
+	engines  map[string][]idleEngine
 	trainers []cachedTrainer // newest last
+	counted  Loads
 
 	tokenizer     *policy.Tokenizer // the one last read
 	tokenizerHash string
 }
 
+// Loads counts where policy versions came from.
+type Loads struct {
+	Memory int64 // were there
+	Loaded int64 // were read from folder or store
+}
+
 type cachedModel struct {
 	hash  string
+	bytes int64
 	state *policy.State
 }
 
@@ -37,13 +51,23 @@ type cachedModel struct {
 type cachedTrainer struct {
 	hash    string
 	trainer *policy.Trainer
+	since   time.Time
 }
 
-// maxModels bounds the versions kept, of a few experiments that share a worker.
-const maxModels = 8
+type idleEngine struct {
+	*policy.Engine
+	since time.Time
+}
+
+// Defaults of Policies.
+const (
+	DefaultMemory = 2 << 30
+	DefaultIdle   = 5 * time.Minute
+)
 
 // Release frees what this worker holds on its accelerator between activities; a
-// run that goes on loads it again.
+// run that goes on loads it again. Workers that it does not reach do so by
+// themselves after Policies.Idle.
 func (a *Activities) Release(context.Context) error {
 	a.Policies.Close()
 	return nil
@@ -51,24 +75,46 @@ func (a *Activities) Release(context.Context) error {
 
 // NewPolicies returns an empty cache over a store.
 func NewPolicies(store datasets.Store) *Policies {
-	return &Policies{Trainers: 2, store: store, backends: map[string]*policy.Backend{}, engines: map[string][]*policy.Engine{}}
+	return &Policies{
+		Trainers: 2, Memory: DefaultMemory, Idle: DefaultIdle,
+		store: store, backends: map[string]*policy.Backend{}, engines: map[string][]idleEngine{},
+	}
 }
 
 // Close frees engines and trainers that nobody uses, and with them the device's
 // memory. What is asked for later is made anew.
-func (p *Policies) Close() {
+func (p *Policies) Close() { p.free(0) }
+
+// free closes the engines and trainers that nobody has used for some time.
+func (p *Policies) free(idle time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, idle := range p.engines {
-		for _, e := range idle {
+	for key, engines := range p.engines {
+		p.engines[key] = slices.DeleteFunc(engines, func(e idleEngine) bool {
+			if time.Since(e.since) < idle {
+				return false
+			}
 			e.Close()
+			return true
+		})
+	}
+	p.trainers = slices.DeleteFunc(p.trainers, func(t cachedTrainer) bool {
+		if time.Since(t.since) < idle {
+			return false
 		}
-	}
-	p.engines = map[string][]*policy.Engine{}
-	for _, t := range p.trainers {
 		t.trainer.Close()
-	}
-	p.trainers = nil
+		return true
+	})
+}
+
+// rest is to be called when an engine or trainer becomes idle.
+func (p *Policies) rest() { time.AfterFunc(p.Idle, func() { p.free(p.Idle) }) }
+
+// Loads tells where the versions came from that were asked for.
+func (p *Policies) Loads() Loads {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counted
 }
 
 func (p *Policies) backend(spec string) (*policy.Backend, error) {
@@ -86,29 +132,66 @@ func (p *Policies) backend(spec string) (*policy.Backend, error) {
 }
 
 // model is the policy of a version, without its optimizer. It is shared:
-// nobody changes it.
+// nobody changes it. Whoever asks while it is being loaded waits for that.
 func (p *Policies) model(ctx context.Context, ref datasets.Ref) (*policy.State, error) {
-	p.mu.Lock()
-	for _, m := range p.models {
-		if m.hash == ref.Hash {
-			p.mu.Unlock()
-			return m.state, nil
+	if s := p.kept(ref); s != nil {
+		return s, nil
+	}
+	loaded := p.loads.DoChan(ref.Hash, func() (any, error) {
+		if s := p.kept(ref); s != nil { // loaded between the look above and here
+			return s, nil
 		}
+		// The end of the one who asked first is not the end of the others.
+		s, err := policy.LoadModel(context.WithoutCancel(ctx), p.store, ref)
+		if err != nil {
+			return nil, fmt.Errorf("load policy: %w", err)
+		}
+		p.mu.Lock()
+		p.counted.Loaded++
+		p.mu.Unlock()
+		p.keep(ref, s)
+		return s, nil
+	})
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("load policy: %w", ctx.Err())
+	case r := <-loaded:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*policy.State), nil
 	}
-	p.mu.Unlock()
-	s, err := policy.LoadModel(ctx, p.store, ref)
-	if err != nil {
-		return nil, fmt.Errorf("load policy: %w", err)
-	}
-	p.keep(ref, s)
-	return s, nil
 }
 
-func (p *Policies) keep(ref datasets.Ref, s *policy.State) {
+// kept is a version that is in memory, or nil.
+func (p *Policies) kept(ref datasets.Ref) *policy.State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.models = append(p.models, cachedModel{ref.Hash, s}); len(p.models) > maxModels {
-		p.models = append([]cachedModel(nil), p.models[1:]...)
+	i := slices.IndexFunc(p.models, func(m cachedModel) bool { return m.hash == ref.Hash })
+	if i < 0 {
+		return nil
+	}
+	m := p.models[i]
+	p.models = append(slices.Delete(p.models, i, i+1), m)
+	p.counted.Memory++
+	return m.state
+}
+
+// keep takes a version into memory, and drops those last used longest ago.
+func (p *Policies) keep(ref datasets.Ref, s *policy.State) {
+	m := cachedModel{ref.Hash, 0, s}
+	for _, t := range s.Weights {
+		m.bytes += 4 * int64(len(t.Data))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.models = append(slices.DeleteFunc(p.models, func(old cachedModel) bool { return old.hash == m.hash }), m)
+	total := int64(0)
+	for i := len(p.models) - 1; i >= 0; i-- {
+		if total += p.models[i].bytes; total > p.Memory && i < len(p.models)-1 {
+			p.models = slices.Delete(p.models, 0, i+1)
+			return
+		}
 	}
 }
 
@@ -121,7 +204,7 @@ func (p *Policies) engine(spec string, s *policy.State) (e *policy.Engine, relea
 	key := spec + string(s.Config.JSON())
 	p.mu.Lock()
 	if idle := p.engines[key]; len(idle) > 0 {
-		e, p.engines[key] = idle[len(idle)-1], idle[:len(idle)-1]
+		e, p.engines[key] = idle[len(idle)-1].Engine, idle[:len(idle)-1]
 	}
 	p.mu.Unlock()
 	if e == nil {
@@ -136,7 +219,8 @@ func (p *Policies) engine(spec string, s *policy.State) (e *policy.Engine, relea
 	return e, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.engines[key] = append(p.engines[key], e)
+		p.engines[key] = append(p.engines[key], idleEngine{e, time.Now()})
+		p.rest()
 	}, nil
 }
 
@@ -180,7 +264,8 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 	p.keep(out, &policy.State{Config: s.Config, Tokenizer: s.Tokenizer, Weights: s.Weights.Clone()})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.trainers = append(p.trainers, cachedTrainer{out.Hash, t})
+	p.trainers = append(p.trainers, cachedTrainer{out.Hash, t, time.Now()})
+	p.rest()
 	for len(p.trainers) > p.Trainers {
 		p.trainers[0].trainer.Close()
 		p.trainers = slices.Delete(p.trainers, 0, 1)
