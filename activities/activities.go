@@ -133,9 +133,12 @@ func remote(ctx context.Context) bool {
 	return activity.IsActivity(ctx) && !activity.GetInfo(ctx).IsLocalActivity
 }
 
-// pulse is the time between two signs of life. The first comes after one, too:
-// each is a transaction of the server, and most activities are over by then.
-const pulse = 2 * time.Second
+// pulse is the time between two signs of life: the server may miss two. The
+// first comes after one, too: each is a transaction of the server, and most
+// activities are over by then.
+func pulse(ctx context.Context) time.Duration {
+	return max(activity.GetInfo(ctx).HeartbeatTimeout/4, 100*time.Millisecond)
+}
 
 // beat reports to the server that the activity is alive until stop is called.
 func beat(ctx context.Context) (stop func()) {
@@ -145,7 +148,7 @@ func beat(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() {
-		tick := time.NewTicker(pulse)
+		tick := time.NewTicker(pulse(ctx))
 		defer tick.Stop()
 		for {
 			select {

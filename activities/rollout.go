@@ -218,7 +218,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		}
 		begin := time.Now()
 		completions, err := engine.Generate(ctx, rows, sampling, func(done, total int) {
-			if remote(ctx) && time.Since(begin) > pulse {
+			if remote(ctx) && time.Since(begin) > pulse(ctx) {
 				activity.RecordHeartbeat(ctx, done, total)
 			}
 		})

@@ -56,6 +56,8 @@ type Plan struct {
 	Fork *Origin `json:"fork,omitempty"` // the step of another run that this one goes on from
 
 	Reuse bool `json:"reuse"` // take the results of other experiments whose every input is the same
+
+	HeartbeatTimeout float64 `json:"heartbeat_timeout"` // seconds without a sign of life after which a worker's activity is given to another one
 }
 
 // Model is the shape of a new policy, under the keys of a Hugging Face
@@ -108,6 +110,7 @@ func (p Plan) Validate() error {
 		{"answer_noise", p.AnswerNoise, 0, 1},
 		{"mask_top_k", float64(p.MaskTopK), 1, 1e6},
 		{"measure_every", float64(p.MeasureEvery), 0, 1e7},
+		{"heartbeat_timeout", p.HeartbeatTimeout, 1, 3600},
 		{"warmup.max_steps", float64(p.Warmup.MaxSteps), 0, 1e6},
 		{"warmup.batch_size", float64(p.Warmup.BatchSize), 1, 1e5},
 		{"warmup.every", float64(p.Warmup.Every), 1, 1e6},

@@ -122,6 +122,8 @@ func baseline() Plan {
 		Mask:       []datasets.Call{},
 		MaskTopK:   50,
 		Reuse:      true,
+
+		HeartbeatTimeout: 10,
 	}
 }
 

@@ -113,7 +113,7 @@ func (e *experiment) hold(ctx workflow.Context) error {
 	}
 	for _, queue := range []string{QueueRollout, QueueTrain} {
 		// Nobody waits for it: a worker that is down holds nothing.
-		workflow.ExecuteActivity(workflow.WithScheduleToCloseTimeout(on(ctx, queue), time.Minute), acts.Release)
+		workflow.ExecuteActivity(workflow.WithScheduleToCloseTimeout(e.on(ctx, queue), time.Minute), acts.Release)
 	}
 	return workflow.Await(ctx, func() bool { return !e.Status.Paused || e.back != nil })
 }

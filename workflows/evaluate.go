@@ -24,7 +24,7 @@ func Evaluate(ctx workflow.Context, given json.RawMessage) (*activities.Evaluati
 	e.id.Plan = e.Resolved.Ref
 	e.Status.Recipe = e.plan().Recipe
 	var out activities.Output
-	if err := workflow.ExecuteActivity(on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
+	if err := workflow.ExecuteActivity(e.on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
 		return nil, err
 	}
 	e.Setup, e.Policy = out.Tables, out.Tables[activities.TablePolicy]

@@ -215,7 +215,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 		return err
 	}
 	var out activities.Output
-	if err := workflow.ExecuteActivity(on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
+	if err := workflow.ExecuteActivity(e.on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
 		return err
 	}
 	e.reuse(out, &e.Result.Reused.Others)
@@ -256,7 +256,10 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 			break
 		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
-			return nil, workflow.NewContinueAsNewError(ctx, Experiment, json.RawMessage(nil), &e.Carried)
+			// A history that begins anew needs no version of the past.
+			return nil, workflow.NewContinueAsNewErrorWithOptions(ctx, workflow.ContinueAsNewErrorOptions{
+				InitialVersioningBehavior: workflow.ContinueAsNewVersioningBehaviorAutoUpgrade,
+			}, Experiment, json.RawMessage(nil), &e.Carried)
 		}
 		if every := e.plan().Evaluation.Every; every > 0 && e.Step%every == 0 && e.evaluated() < e.Step {
 			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
@@ -335,7 +338,7 @@ func (e *experiment) warm(ctx workflow.Context) error {
 		steps = min(steps, w.MaxSteps-e.Status.Warm)
 		var out activities.Output
 		in := activities.WarmInput{Run: e.id, Train: e.Setup[activities.TableWarm], Policy: e.Policy, From: e.Status.Warm, Steps: steps}
-		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Warm, in).Get(ctx, &out); err != nil {
+		if err := workflow.ExecuteActivity(e.on(ctx, QueueTrain), acts.Warm, in).Get(ctx, &out); err != nil {
 			return err
 		}
 		e.reuse(out, &e.Result.Reused.Updates)
@@ -404,7 +407,7 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 		e.Pending = rounds
 	} else {
 		if len(p.Mask) > 0 {
-			if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Mask, activities.MaskInput{
+			if err := workflow.ExecuteActivity(e.on(ctx, QueueTrain), acts.Mask, activities.MaskInput{
 				Run: e.id, Step: e.Step, Rounds: rounds, Selections: left.Selections, Policy: e.Policy, Reference: e.Reference,
 			}).Get(ctx, &masked); err != nil {
 				return left, err
@@ -416,7 +419,7 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 			e.Result.Masked += int64(masked.Metrics[activities.MetricMasked])
 			e.Result.Inspected += int64(masked.Metrics[activities.MetricInspected])
 		}
-		if err := workflow.ExecuteActivity(on(ctx, QueueTrain), acts.Update, activities.UpdateInput{
+		if err := workflow.ExecuteActivity(e.on(ctx, QueueTrain), acts.Update, activities.UpdateInput{
 			Run: e.id, Step: e.Step, Rounds: rounds, Selections: left.Selections,
 			Policy: e.Policy, Reference: e.Reference, Metrics: t.metrics,
 		}).Get(ctx, &updated); err != nil {
@@ -562,7 +565,7 @@ func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose 
 	shards := e.plan().RolloutShards
 	futures := make([]workflow.Future, shards)
 	for i := range shards {
-		futures[i] = workflow.ExecuteActivity(on(ctx, QueueRollout), acts.Rollout, activities.RolloutInput{
+		futures[i] = workflow.ExecuteActivity(e.on(ctx, QueueRollout), acts.Rollout, activities.RolloutInput{
 			Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy, Shard: i, Shards: shards,
 		})
 	}
@@ -685,14 +688,30 @@ const maxTuned = 8
 var retries = &temporal.RetryPolicy{InitialInterval: 500 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second}
 
 // on is for activities on a queue of workers.
-func on(ctx workflow.Context, queue string) workflow.Context {
-	if workflow.GetInfo(ctx).TaskQueueName == QueueAll {
+func (e *experiment) on(ctx workflow.Context, queue string) workflow.Context {
+	info := workflow.GetInfo(ctx)
+	if info.TaskQueueName == QueueAll {
 		queue = QueueAll
 	}
-	return workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		TaskQueue: queue, StartToCloseTimeout: 24 * time.Hour, HeartbeatTimeout: 30 * time.Second, RetryPolicy: retries,
-	})
+	options := workflow.ActivityOptions{
+		TaskQueue: queue, StartToCloseTimeout: 24 * time.Hour, RetryPolicy: retries,
+		HeartbeatTimeout: time.Duration(e.plan().HeartbeatTimeout * float64(time.Second)),
+	}
+	if info.Priority.FairnessKey == "" { // started without one, as from the Temporal UI
+		options.Priority.FairnessKey = FairnessKey(info.WorkflowExecution.ID)
+	}
+	return workflow.WithActivityOptions(ctx, options)
 }
+
+// FairnessKey is the key under which a run has its share of the workers, unless
+// it was given another one: its ID, as much of it as the server takes.
+func FairnessKey(id string) string {
+	return strings.ToValidUTF8(id[:min(len(id), 64)], "")
+}
+
+// TaskTimeout is how long a worker may be at a workflow task, or silent in the
+// midst of a long one, before another worker takes it.
+const TaskTimeout = 5 * time.Second
 
 // short is for stages of milliseconds, run beside the workflow itself.
 func short(ctx workflow.Context) workflow.Context {
