@@ -79,6 +79,11 @@ func quote(s string) json.RawMessage {
 // launch starts an experiment on a task queue. The plan is checked here first, so that a typing
 // error costs no workflow.
 func launch(ctx context.Context, c client.Client, queue, id string, given map[string]json.RawMessage) (client.WorkflowRun, error) {
+	return launchAt(ctx, c, queue, id, temporal.Priority{}, given)
+}
+
+// launchAt is launch with the experiment's place among others.
+func launchAt(ctx context.Context, c client.Client, queue, id string, priority temporal.Priority, given map[string]json.RawMessage) (client.WorkflowRun, error) {
 	raw, err := json.Marshal(given)
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
@@ -90,13 +95,17 @@ func launch(ctx context.Context, c client.Client, queue, id string, given map[st
 	if id == "" {
 		id = fmt.Sprintf("%s-%s", plan.Recipe, time.Now().UTC().Format("20060102-150405"))
 	}
-	return start(ctx, c, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed), raw)
+	return start(ctx, c, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed), priority, raw)
 }
 
 // start starts a workflow by name and with one argument, as the Temporal UI does.
-func start(ctx context.Context, c client.Client, workflow, queue, id, summary string, given json.RawMessage) (client.WorkflowRun, error) {
+func start(ctx context.Context, c client.Client, workflow, queue, id, summary string, priority temporal.Priority, given json.RawMessage) (client.WorkflowRun, error) {
+	if priority.FairnessKey == "" {
+		priority.FairnessKey = workflows.FairnessKey(id)
+	}
 	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: id, TaskQueue: queue, WorkflowExecutionErrorWhenAlreadyStarted: true, StaticSummary: summary,
+		ID: id, TaskQueue: queue, WorkflowExecutionErrorWhenAlreadyStarted: true, WorkflowTaskTimeout: workflows.TaskTimeout,
+		StaticSummary: summary, Priority: priority,
 	}, workflow, given)
 	var started *serviceerror.WorkflowExecutionAlreadyStarted
 	if errors.As(err, &started) {
@@ -262,6 +271,7 @@ func runCommand(t *target) *cobra.Command {
 	var steps int
 	var seed uint64
 	var dry, detach, anew bool
+	var priority temporal.Priority
 	cmd := &cobra.Command{
 		Use:   "run RECIPE|PLAN.yaml [key=value …]",
 		Short: "Launch an experiment and follow it",
@@ -280,6 +290,9 @@ func runCommand(t *target) *cobra.Command {
 			}
 			if anew {
 				given["reuse"] = json.RawMessage("false")
+			}
+			if err := checkPriority(priority); err != nil {
+				return err
 			}
 			if dry {
 				if problems != "" {
@@ -311,7 +324,7 @@ func runCommand(t *target) *cobra.Command {
 			if err := c.checkSpace(); err != nil {
 				return err
 			}
-			run, err := launch(ctx, c.client, workflows.QueueCPU, id, given)
+			run, err := launchAt(ctx, c.client, workflows.QueueCPU, id, priority, given)
 			if err != nil {
 				return err
 			}
@@ -329,8 +342,24 @@ func runCommand(t *target) *cobra.Command {
 	f.StringVar(&id, "id", "", "name of the run (default: recipe and time)")
 	f.BoolVar(&dry, "dry-run", false, "print the resolved plan as YAML and stop")
 	f.BoolVar(&anew, "no-reuse", false, "compute everything, also what an earlier run has done on the same inputs")
+	f.IntVar(&priority.PriorityKey, "priority", 3, "from 1, served before all others, to 5")
+	f.StringVar(&priority.FairnessKey, "fairness-key", "", "what shares one portion of the workers with the runs of the same key (default: the run's name)")
+	f.Float32Var(&priority.FairnessWeight, "weight", 1, "size of that portion relative to others of the same priority")
 	f.BoolVar(&detach, "detach", false, "launch without following")
 	return cmd
+}
+
+// checkPriority refuses what the server would change on its own.
+func checkPriority(p temporal.Priority) error {
+	switch {
+	case p.PriorityKey < 1 || p.PriorityKey > 5:
+		return fmt.Errorf("--priority is %d; it must be from 1 to 5", p.PriorityKey)
+	case len(p.FairnessKey) > 64:
+		return fmt.Errorf("--fairness-key has %d bytes; it must have at most 64", len(p.FairnessKey))
+	case !(p.FairnessWeight >= 0.001 && p.FairnessWeight <= 1000):
+		return fmt.Errorf("--weight is %v; it must be from 0.001 to 1000", p.FairnessWeight)
+	}
+	return nil
 }
 
 // finish follows a run to its end, or to the user's, and prints its result.

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/recipes"
@@ -54,7 +55,7 @@ func (c *connection) goOn(ctx context.Context, queue, id string, from recipes.Or
 	if err != nil {
 		return nil, none, err
 	}
-	run, err := start(ctx, c.client, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d, from %s", opened.Plan.Recipe, opened.Plan.Steps, opened.Plan.Seed, from), raw)
+	run, err := start(ctx, c.client, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d, from %s", opened.Plan.Recipe, opened.Plan.Steps, opened.Plan.Seed, from), temporal.Priority{}, raw)
 	return run, opened.Plan, err
 }
 

@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func connectTest(t *testing.T) (client.Client, datasets.Store) {
+func connectTest(t testing.TB) (client.Client, datasets.Store) {
 	t.Helper()
 	store, err := local.OpenStore(t.Context())
 	if err != nil {

@@ -38,6 +38,7 @@ func root() *cobra.Command {
 	f.StringVar(&t.store, "store", "", "object store of your own, s3://bucket/prefix?endpoint=http://host:port or file:///folder; credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	f.StringVar(&t.output, "output", "text", "text or json")
 	r.AddCommand(demoCommand(&t), devCommand(&t), runCommand(&t), statusCommand(&t),
-		pauseCommand(&t), resumeCommand(&t), stopCommand(&t), tuneCommand(&t), sweepCommand(&t), forkCommand(&t), rewindCommand(&t), extendCommand(&t), workerCommand(&t), dataCommand(&t), storeCommand(&t), policyCommand(&t), recipesCommand(&t), benchCommand(&t))
+		pauseCommand(&t), resumeCommand(&t), stopCommand(&t), tuneCommand(&t), sweepCommand(&t), forkCommand(&t), rewindCommand(&t), extendCommand(&t),
+		workerCommand(&t), workersCommand(&t), dataCommand(&t), storeCommand(&t), policyCommand(&t), recipesCommand(&t), benchCommand(&t))
 	return r
 }

@@ -37,7 +37,7 @@ func (p *process) output() string {
 }
 
 // gradus starts the program.
-func gradus(t *testing.T, args ...string) *process {
+func gradus(t testing.TB, args ...string) *process {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
@@ -59,7 +59,7 @@ func gradus(t *testing.T, args ...string) *process {
 }
 
 // await waits until the program has printed text.
-func (p *process) await(t *testing.T, text string) {
+func (p *process) await(t testing.TB, text string) {
 	t.Helper()
 	for begin := time.Now(); !strings.Contains(p.output(), text); time.Sleep(10 * time.Millisecond) {
 		if time.Since(begin) > time.Minute {
@@ -69,7 +69,7 @@ func (p *process) await(t *testing.T, text string) {
 }
 
 // interrupt is Ctrl-C; the program must end well.
-func (p *process) interrupt(t *testing.T) {
+func (p *process) interrupt(t testing.TB) {
 	t.Helper()
 	if err := p.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)

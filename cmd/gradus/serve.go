@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
+	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/stack"
 	"github.com/gradus-rl/gradus/worker"
 )
@@ -41,7 +44,7 @@ func devCommand(t *target) *cobra.Command {
 			failures := &zerolog.FilteredLevelWriter{Level: zerolog.ErrorLevel, Writer: zerolog.LevelWriterAdapter{
 				Writer: zerolog.ConsoleWriter{Out: cmd.ErrOrStderr(), NoColor: true},
 			}}
-			w, err := worker.Start(c.client, c.store, worker.Options{Namespace: t.namespace, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
+			w, err := worker.Start(c.client, c.store, worker.Options{Name: "dev", Namespace: t.namespace, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
 			if err != nil {
 				return errors.Join(err, c.Close())
 			}
@@ -77,12 +80,23 @@ func (c *connection) watch(ctx context.Context, out io.Writer) error {
 
 func workerCommand(t *target) *cobra.Command {
 	var o worker.Options
+	var memory, size string
 	cmd := &cobra.Command{
 		Use:   "worker",
 		Short: "Run a worker until Ctrl-C or SIGTERM, which drain it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			for _, bytes := range []struct {
+				flag, given string
+				to          *int64
+			}{{"--cache-memory", memory, &o.CacheMemory}, {"--cache-size", size, &o.CacheSize}} {
+				n, err := humanize.ParseBytes(bytes.given)
+				if err != nil || n == 0 || n > math.MaxInt64 {
+					return fmt.Errorf("%s is %q; it must be a size such as 20GiB", bytes.flag, bytes.given)
+				}
+				*bytes.to = int64(n)
+			}
 			o.Log = zerolog.New(cmd.ErrOrStderr()).With().Timestamp().Logger()
 			c, err := t.connect(ctx, false, cmd.ErrOrStderr(), o.Log.Level(zerolog.WarnLevel))
 			if err != nil {
@@ -93,16 +107,46 @@ func workerCommand(t *target) *cobra.Command {
 			if err != nil {
 				return errors.Join(err, c.Close())
 			}
-			o.Log.Info().Strs("roles", o.Roles).Msg("working")
+			o.Log.Info().Str("name", o.Name).Strs("roles", o.Roles).Msg("working")
 			<-ctx.Done()
 			o.Log.Info().Msg("draining")
 			w.Stop()
 			return c.Close()
 		},
 	}
-	cmd.Flags().StringSliceVar(&o.Roles, "role", worker.Roles(), "what the worker does: cpu, rollout, train")
-	cmd.Flags().IntVar(&o.Rollouts, "rollouts", 0, "rollout shards at once (default: number of CPUs)")
-	cmd.Flags().DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker may finish what it runs")
+	f := cmd.Flags()
+	f.StringSliceVar(&o.Roles, "role", []string{worker.RoleAll}, "what the worker does: cpu, rollout, train, or all")
+	f.StringVar(&o.Name, "name", "", "name that no other live worker has; what the last one of this name left behind is taken up at once (default: process and host)")
+	f.IntVar(&o.Rollouts, "rollouts", 0, "rollout shards at once (default: number of CPUs)")
+	f.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker may finish what it runs; then it gives it back")
+	f.DurationVar(&o.Idle, "idle", activities.DefaultIdle, "after which an unused model leaves the accelerator")
+	f.StringVar(&memory, "cache-memory", "2GiB", "policies kept in memory")
+	f.StringVar(&o.CacheDir, "cache-dir", "", "folder that keeps policies; workers of one host may share it (default: none)")
+	f.StringVar(&size, "cache-size", "20GiB", "bound of that folder")
+	f.StringVar(&o.Deployment, "deployment", "gradus", "worker deployment of a worker with a build ID")
+	f.StringVar(&o.BuildID, "build-id", "", "version of the worker in its deployment (default: not versioned)")
+	f.StringVar(&o.Versioning, "versioning", "", "what a run does when another version becomes current: pinned stays, auto-upgrade goes over (default: pinned)")
+	return cmd
+}
+
+func workersCommand(t *target) *cobra.Command {
+	cmd := &cobra.Command{Use: "workers", Short: "Versions of workers"}
+	var deployment string
+	promote := &cobra.Command{
+		Use:   "promote BUILD",
+		Short: "Make a build the current version, which takes new runs",
+		Args:  cobra.ExactArgs(1),
+		RunE: t.run(false, func(ctx context.Context, c *connection, cmd *cobra.Command, args []string) error {
+			_, err := c.client.WorkerDeploymentClient().GetHandle(deployment).SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: args[0]})
+			if err != nil {
+				return fmt.Errorf("promote build %s of deployment %s: %w", args[0], deployment, err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: build %s is current\n", deployment, args[0])
+			return nil
+		}),
+	}
+	promote.Flags().StringVar(&deployment, "deployment", "gradus", "worker deployment")
+	cmd.AddCommand(promote)
 	return cmd
 }
 

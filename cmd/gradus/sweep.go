@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/temporal"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/gradus-rl/gradus/activities"
@@ -141,7 +142,7 @@ the sweep.`,
 				if id == "" {
 					id = "sweep-" + time.Now().UTC().Format("20060102-150405")
 				}
-				run, err := start(ctx, c.client, "Sweep", workflows.QueueCPU, id, fmt.Sprintf("%d settings, %d runs", len(plan.Settings), len(plan.Runs)), raw)
+				run, err := start(ctx, c.client, "Sweep", workflows.QueueCPU, id, fmt.Sprintf("%d settings, %d runs", len(plan.Settings), len(plan.Runs)), temporal.Priority{}, raw)
 				if err != nil {
 					return err
 				}
