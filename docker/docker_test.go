@@ -3,11 +3,16 @@
 package docker
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -69,10 +74,91 @@ func TestCompose(t *testing.T) {
 			}
 		}
 		if role, ok := strings.CutPrefix(name, "worker-"); ok {
-			if i := slices.Index(s.Command, "--role"); i < 0 || s.Command[i+1] != role {
+			if flag(s.Command, "--role") != role {
 				t.Errorf("%s runs %v", name, s.Command)
 			}
+			checkGrace(t, name, s.Command, s.StopGrace)
 		}
+	}
+}
+
+// flag is what a command has after a flag, or "".
+func flag(command []string, name string) string {
+	if i := slices.Index(command, name); i >= 0 && i+1 < len(command) {
+		return command[i+1]
+	}
+	return ""
+}
+
+// checkGrace: a worker has time to report what it gave back before it is killed.
+func checkGrace(t *testing.T, name string, command []string, killed string) {
+	t.Helper()
+	grace, err := time.ParseDuration(flag(command, "--grace"))
+	limit, wrong := time.ParseDuration(killed)
+	if err != nil || wrong != nil || limit < grace+5*time.Second {
+		t.Errorf("%s has a grace of %s and is killed after %s (%v, %v)", name, grace, limit, err, wrong)
+	}
+}
+
+func TestKubernetes(t *testing.T) {
+	f, err := os.Open("kubernetes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	roles := map[string]bool{}
+	for d := yaml.NewDecoder(f); ; {
+		var o struct {
+			Kind     string
+			Metadata struct{ Name string }
+			Spec     struct {
+				Selector struct {
+					MatchLabels map[string]string `yaml:"matchLabels"`
+				}
+				Template struct {
+					Metadata struct{ Labels map[string]string }
+					Spec     struct {
+						Grace      int `yaml:"terminationGracePeriodSeconds"`
+						Containers []struct {
+							Image  string
+							Args   []string
+							Env    []struct{ Name string }
+							Mounts []struct {
+								MountPath string `yaml:"mountPath"`
+							} `yaml:"volumeMounts"`
+						}
+					}
+				}
+			}
+		}
+		if err := d.Decode(&o); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if o.Kind != "StatefulSet" {
+			continue
+		}
+		pod := o.Spec.Template.Spec
+		c := pod.Containers[0]
+		role := flag(c.Args, "--role")
+		roles[role] = true
+		if o.Metadata.Name != "gradus-"+role || !maps.Equal(o.Spec.Selector.MatchLabels, o.Spec.Template.Metadata.Labels) {
+			t.Errorf("%s has role %q, selects %v and labels %v", o.Metadata.Name, role, o.Spec.Selector.MatchLabels, o.Spec.Template.Metadata.Labels)
+		}
+		if flag(c.Args, "--name") != "$(POD_NAME)" || len(c.Env) != 1 || c.Env[0].Name != "POD_NAME" {
+			t.Errorf("%s: the worker does not have the pod's name", o.Metadata.Name)
+		}
+		checkGrace(t, o.Metadata.Name, c.Args, fmt.Sprintf("%ds", pod.Grace))
+		if dir := flag(c.Args, "--cache-dir"); dir != "" && (len(c.Mounts) != 1 || c.Mounts[0].MountPath != dir) {
+			t.Errorf("%s: no volume is mounted at %s", o.Metadata.Name, dir)
+		}
+		if !strings.Contains(c.Image, ":") || strings.HasSuffix(c.Image, ":latest") {
+			t.Errorf("%s: image %s is not pinned", o.Metadata.Name, c.Image)
+		}
+	}
+	if len(roles) != 3 || !roles["cpu"] || !roles["rollout"] || !roles["train"] {
+		t.Errorf("roles %v, want cpu, rollout and train", roles)
 	}
 }
 
