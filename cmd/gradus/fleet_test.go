@@ -19,8 +19,8 @@ import (
 	"github.com/gradus-rl/gradus/workflows"
 )
 
-// start launches an experiment and does not wait for it.
-func start(t *testing.T, c client.Client, id string, p temporal.Priority, pairs []string) client.WorkflowRun {
+// begin launches an experiment and does not wait for it.
+func begin(t *testing.T, c client.Client, id string, p temporal.Priority, pairs []string) client.WorkflowRun {
 	t.Helper()
 	given, err := planInput("grpo", pairs)
 	if err != nil {
@@ -76,12 +76,12 @@ func TestFleetComesAndGoes(t *testing.T) {
 	c, store := connectTest(t)
 	plan := tiny("evaluation.problems_per_level=32", "evaluation.num_generations=2048", "rollout_shards=4", "steps=2", "heartbeat_timeout=3600")
 	w := startWorker(t, c, worker.Options{})
-	calm := end(t, start(t, c, "calm", temporal.Priority{}, plan))
+	calm := end(t, begin(t, c, "calm", temporal.Priority{}, plan))
 	w.Stop()
 
 	cpu := fleetWorker(t, "cpu", "--name", "fleet-cpu")
 	train := fleetWorker(t, "train", "--name", "fleet-train")
-	run := start(t, c, "stormy", temporal.Priority{}, plan)
+	run := begin(t, c, "stormy", temporal.Priority{}, plan)
 	at := func(identity string) func(*workflowpb.PendingActivityInfo) bool {
 		return func(a *workflowpb.PendingActivityInfo) bool { return isAt(a, identity) }
 	}
@@ -145,7 +145,7 @@ func TestNameTwice(t *testing.T) {
 	c, _ := connectTest(t)
 	cpu := startWorker(t, c, worker.Options{Roles: []string{worker.RoleCPU}})
 	defer cpu.Stop()
-	run := start(t, c, "twins", temporal.Priority{}, append(slow(false, 256), "heartbeat_timeout=1"))
+	run := begin(t, c, "twins", temporal.Priority{}, append(slow(false, 256), "heartbeat_timeout=1"))
 	first := fleetWorker(t, "rollout", "--name", "twin")
 	awaitActivity(t, c, "twins", func(a *workflowpb.PendingActivityInfo) bool { return isAt(a, "twin") })
 	second := fleetWorker(t, "rollout", "--name", "twin")
@@ -204,7 +204,7 @@ func TestShares(t *testing.T) {
 			ids := []string{"shares-" + x.name + "-1", "shares-" + x.name + "-2"}
 			var runs []client.WorkflowRun
 			for i, p := range []temporal.Priority{x.first, x.second} {
-				runs = append(runs, start(t, c, ids[i], p, plan))
+				runs = append(runs, begin(t, c, ids[i], p, plan))
 				for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 					d, err := c.DescribeWorkflowExecution(t.Context(), ids[i], "")
 					if err != nil {
@@ -287,7 +287,7 @@ func TestUpgrade(t *testing.T) {
 				}
 			}
 			v1 := build("v1")
-			old := start(t, c, deployment+"-old", temporal.Priority{}, tiny(x.plan...))
+			old := begin(t, c, deployment+"-old", temporal.Priority{}, tiny(x.plan...))
 			awaitPhase(t, c, old.GetID(), "warming up")
 			conn := &connection{client: c, stack: local}
 			if _, err := conn.update(t.Context(), old.GetID(), workflows.UpdatePause, ""); err != nil {
@@ -297,7 +297,7 @@ func TestUpgrade(t *testing.T) {
 			if _, err := conn.update(t.Context(), old.GetID(), workflows.UpdateResume); err != nil {
 				t.Fatal(err)
 			}
-			later := start(t, c, deployment+"-later", temporal.Priority{}, tiny("steps=1"))
+			later := begin(t, c, deployment+"-later", temporal.Priority{}, tiny("steps=1"))
 			end(t, old)
 			end(t, later)
 			v1.Stop()
