@@ -255,6 +255,16 @@ func builds(t *testing.T, c client.Client, run string) (seen []string) {
 	return seen
 }
 
+// length is how many events a run's history has.
+func length(t *testing.T, c client.Client, run string) int64 {
+	t.Helper()
+	d, err := c.DescribeWorkflowExecution(t.Context(), run, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.WorkflowExecutionInfo.HistoryLength
+}
+
 // Under a running experiment the fleet is upgraded: a pinned one stays where it
 // began until its history is renewed, one that upgrades goes over, and what is
 // launched later takes the new build.
@@ -263,12 +273,12 @@ func TestUpgrade(t *testing.T) {
 	servers := []string{"--temporal", local.Temporal, "--store", local.Store, "--dir", t.TempDir()}
 	for _, x := range []struct {
 		name, versioning string
-		plan             []string
-		old              []string // builds of the run that was under way
+		renewed          bool     // whether the history of the run under way is renewed
+		old              []string // builds of that run
 	}{
-		{"pinned", worker.Pinned, []string{"steps=2"}, []string{"v1"}},
-		{"renewed", worker.Pinned, []string{"steps=18", "rollout_shards=64"}, []string{"v2"}}, // the server suggests it after 4096 events, some 200 to a step
-		{"auto-upgrade", worker.AutoUpgrade, []string{"steps=2"}, []string{"v1", "v2"}},
+		{"pinned", worker.Pinned, false, []string{"v1"}},
+		{"renewed", worker.Pinned, true, []string{"v2"}},
+		{"auto-upgrade", worker.AutoUpgrade, false, []string{"v1", "v2"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			deployment := "upgrade-" + x.name
@@ -287,11 +297,18 @@ func TestUpgrade(t *testing.T) {
 				}
 			}
 			v1 := build("v1")
-			old := begin(t, c, deployment+"-old", temporal.Priority{}, tiny(x.plan...))
+			old := begin(t, c, deployment+"-old", temporal.Priority{}, tiny("steps=2"))
 			awaitPhase(t, c, old.GetID(), "warming up")
 			conn := &connection{client: c, stack: local}
 			if _, err := conn.update(t.Context(), old.GetID(), workflows.UpdatePause, ""); err != nil {
 				t.Fatal(err)
+			}
+			for x.renewed && length(t, c, old.GetID()) < 4096 { // when the server suggests it
+				for range 100 {
+					if err := c.SignalWorkflow(t.Context(), old.GetID(), "", "nothing", nil); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
 			v2 := build("v2")
 			if _, err := conn.update(t.Context(), old.GetID(), workflows.UpdateResume); err != nil {
@@ -302,6 +319,7 @@ func TestUpgrade(t *testing.T) {
 			end(t, later)
 			v1.Stop()
 			v2.Stop()
+			run(t, "workers without a build are current", append([]string{"workers", "promote", "--deployment", deployment}, servers...)...)
 			if got := builds(t, c, old.GetID()); !slices.Equal(got, x.old) {
 				t.Errorf("the run under way was served by builds %v, want %v", got, x.old)
 			}
@@ -310,6 +328,9 @@ func TestUpgrade(t *testing.T) {
 			}
 		})
 	}
+	w := startWorker(t, c, worker.Options{})
+	end(t, begin(t, c, "upgrade-undone", temporal.Priority{}, tiny("steps=0")))
+	w.Stop()
 	run(t, "it must be pinned or auto-upgrade", append([]string{"worker", "--build-id", "v1", "--versioning", "sometimes"}, servers...)...)
 	run(t, "versioning needs a build ID", append([]string{"worker", "--versioning", "pinned"}, servers...)...)
 }

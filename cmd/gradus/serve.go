@@ -133,15 +133,19 @@ func workersCommand(t *target) *cobra.Command {
 	cmd := &cobra.Command{Use: "workers", Short: "Versions of workers"}
 	var deployment string
 	promote := &cobra.Command{
-		Use:   "promote BUILD",
-		Short: "Make a build the current version, which takes new runs",
-		Args:  cobra.ExactArgs(1),
+		Use:   "promote [BUILD]",
+		Short: "Make a build the current version, which takes new runs; without BUILD, workers that have none take them",
+		Args:  cobra.MaximumNArgs(1),
 		RunE: t.run(false, func(ctx context.Context, c *connection, cmd *cobra.Command, args []string) error {
-			_, err := c.client.WorkerDeploymentClient().GetHandle(deployment).SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: args[0]})
-			if err != nil {
-				return fmt.Errorf("promote build %s of deployment %s: %w", args[0], deployment, err)
+			build, what := "", "workers without a build are"
+			if len(args) > 0 {
+				build, what = args[0], fmt.Sprintf("build %s is", args[0])
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: build %s is current\n", deployment, args[0])
+			_, err := c.client.WorkerDeploymentClient().GetHandle(deployment).SetCurrentVersion(ctx, client.WorkerDeploymentSetCurrentVersionOptions{BuildID: build})
+			if err != nil {
+				return fmt.Errorf("promote build %q of deployment %s: %w", build, deployment, err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s current\n", deployment, what)
 			return nil
 		}),
 	}
