@@ -54,7 +54,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		learning := warmLearning(plan)
 		tokens := 0
 		var metrics policy.UpdateMetrics
-		out, err := a.Policies.train(ctx, plan.Backend, in.Policy, in.From == 0, l, func(t *policy.Trainer, tokenizer *policy.Tokenizer) error {
+		out, err := a.Policies.train(ctx, plan.Backend, in.Policy, in.From == 0, l, func(t Trainer, tokenizer *policy.Tokenizer) error {
 			for step := in.From; step < in.From+in.Steps; step++ {
 				pose := &curriculum.Pose{Problems: len(rows), Groups: w.BatchSize, Posed: int64(step) * int64(w.BatchSize)}
 				env := datasets.Env{Seed: datasets.Stream(plan.Seed, "warm")}
@@ -180,7 +180,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 					return datasets.Result{}, err
 				}
 			}
-			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Policy.Hash == in.Reference.Hash, l, func(t *policy.Trainer, _ *policy.Tokenizer) error {
+			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Policy.Hash == in.Reference.Hash, l, func(t Trainer, _ *policy.Tokenizer) error {
 				m, err := t.Update(ctx, batch, plan.Learning)
 				if err != nil {
 					return err

@@ -22,10 +22,11 @@ type Policies struct {
 	Idle     time.Duration // after which engines and trainers that nobody uses are freed
 
 	store datasets.Store
+	open  func(spec string) (Backend, error)
 	loads singleflight.Group // of versions, by hash
 
 	mu       sync.Mutex
-	backends map[string]*policy.Backend
+	backends map[string]Backend
 	models   []cachedModel // last used last
 	engines  map[string][]idleEngine
 	trainers []cachedTrainer // newest last
@@ -50,12 +51,12 @@ type cachedModel struct {
 // cachedTrainer is an idle trainer and the version it holds.
 type cachedTrainer struct {
 	hash    string
-	trainer *policy.Trainer
+	trainer Trainer
 	since   time.Time
 }
 
 type idleEngine struct {
-	*policy.Engine
+	Engine
 	since time.Time
 }
 
@@ -74,10 +75,14 @@ func (a *Activities) Release(context.Context) error {
 }
 
 // NewPolicies returns an empty cache over a store.
-func NewPolicies(store datasets.Store) *Policies {
+func NewPolicies(store datasets.Store) *Policies { return NewPoliciesOn(store, OpenModels) }
+
+// NewPoliciesOn returns an empty cache over a store, whose backends are opened by
+// open: whatever a plan's backend is, who makes the worker says what computes.
+func NewPoliciesOn(store datasets.Store, open func(spec string) (Backend, error)) *Policies {
 	return &Policies{
 		Trainers: 2, Memory: DefaultMemory, Idle: DefaultIdle,
-		store: store, backends: map[string]*policy.Backend{}, engines: map[string][]idleEngine{},
+		store: store, open: open, backends: map[string]Backend{}, engines: map[string][]idleEngine{},
 	}
 }
 
@@ -117,13 +122,13 @@ func (p *Policies) Loads() Loads {
 	return p.counted
 }
 
-func (p *Policies) backend(spec string) (*policy.Backend, error) {
+func (p *Policies) backend(spec string) (Backend, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if b, ok := p.backends[spec]; ok {
 		return b, nil
 	}
-	b, err := policy.OpenBackend(spec)
+	b, err := p.open(spec)
 	if err != nil {
 		return nil, invalid{err}
 	}
@@ -196,7 +201,7 @@ func (p *Policies) keep(ref datasets.Ref, s *policy.State) {
 }
 
 // engine borrows an engine that has the weights of s; give it back by release.
-func (p *Policies) engine(spec string, s *policy.State) (e *policy.Engine, release func(), err error) {
+func (p *Policies) engine(spec string, s *policy.State) (e Engine, release func(), err error) {
 	b, err := p.backend(spec)
 	if err != nil {
 		return nil, nil, err
@@ -208,7 +213,7 @@ func (p *Policies) engine(spec string, s *policy.State) (e *policy.Engine, relea
 	}
 	p.mu.Unlock()
 	if e == nil {
-		if e, err = policy.NewEngine(b, s.Config); err != nil {
+		if e, err = b.NewEngine(s.Config); err != nil {
 			return nil, nil, fmt.Errorf("new engine: %w", err)
 		}
 	}
@@ -227,12 +232,12 @@ func (p *Policies) engine(spec string, s *policy.State) (e *policy.Engine, relea
 // train runs work on a trainer at the given version and stores what comes out.
 // fresh forgets the optimizer's moments and counts its steps from 0. A trainer
 // whose work failed is thrown away, so no half-done update can be continued.
-func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fresh bool, l datasets.Lineage, work func(*policy.Trainer, *policy.Tokenizer) error) (datasets.Ref, error) {
+func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fresh bool, l datasets.Lineage, work func(Trainer, *policy.Tokenizer) error) (datasets.Ref, error) {
 	b, err := p.backend(spec)
 	if err != nil {
 		return datasets.Ref{}, err
 	}
-	var t *policy.Trainer
+	var t Trainer
 	p.mu.Lock()
 	if i := slices.IndexFunc(p.trainers, func(c cachedTrainer) bool { return c.hash == ref.Hash }); i >= 0 && !fresh {
 		t = p.trainers[i].trainer
@@ -247,7 +252,7 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 		if fresh {
 			s.Moments1, s.Moments2, s.Step = nil, nil, 0
 		}
-		if t, err = policy.NewTrainer(b, s); err != nil {
+		if t, err = b.NewTrainer(s); err != nil {
 			return datasets.Ref{}, fmt.Errorf("new trainer: %w", err)
 		}
 	}

@@ -136,7 +136,7 @@ func TestIdleEnginesAreFreed(t *testing.T) {
 		}
 		releases = append(releases, release)
 	}
-	if _, err := p.train(t.Context(), "go", refs[0], true, datasets.Lineage{Stage: "test"}, func(*policy.Trainer, *policy.Tokenizer) error { return nil }); err != nil {
+	if _, err := p.train(t.Context(), "go", refs[0], true, datasets.Lineage{Stage: "test"}, func(Trainer, *policy.Tokenizer) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	releases[0]()
