@@ -162,7 +162,7 @@ func checkArray(a arrow.Array, want arrow.DataType) error {
 }
 
 // Save stores t under its content address. Saving what is there already is fine, and
-// cheap to retry.
+// cheap to retry; an object of another size is replaced.
 //
 // Tables are compressed by LZ4, and where that leaves more than 1 MiB by Zstd: making
 // a Zstd encoder costs a millisecond or two, which a step's many small tables would
@@ -195,7 +195,8 @@ func save(ctx context.Context, s Store, data []byte, r Ref) (Ref, error) {
 	err := s.PutOnce(ctx, r.object(), data)
 	if errors.Is(err, ErrExists) {
 		var o Object
-		if o, err = s.Stat(ctx, r.object()); errors.Is(err, ErrNotFound) || err == nil && time.Since(o.Modified) > fresh {
+		// A write that failed may have left a part of the object.
+		if o, err = s.Stat(ctx, r.object()); errors.Is(err, ErrNotFound) || err == nil && (o.Bytes != r.Bytes || time.Since(o.Modified) > fresh) {
 			err = s.Put(ctx, r.object(), data)
 		}
 	}

@@ -185,6 +185,14 @@ func TestSaveAndLoad(t *testing.T) {
 	noError(t, err)
 	equal(t, "blob", "weights", string(data))
 
+	// What is left of a write that failed is replaced.
+	noError(t, s.Put(t.Context(), "objects/"+blob.Hash, []byte("wei")))
+	_, err = datasets.SaveBlob(t.Context(), s, []byte("weights"))
+	noError(t, err)
+	data, err = datasets.LoadBlob(t.Context(), s, blob)
+	noError(t, err)
+	equal(t, "mended blob", "weights", string(data))
+
 	absent := r
 	absent.Hash = someHash
 	if _, err := datasets.Load(t.Context(), s, mem, absent); !errors.Is(err, datasets.ErrNotFound) {

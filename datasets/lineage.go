@@ -127,7 +127,8 @@ type record struct {
 // the first to record wins and both return its result. compute saves its tables
 // before it returns; a crash between leaves objects that the next try finds.
 // Deleting an object that a record names therefore means deleting the record too,
-// as [Collect] does.
+// as [Collect] does. A record that cannot be read, as a write that failed may leave
+// it, is computed and written anew.
 //
 // Metrics must be finite, because JSON has no NaN; a figure that does not exist is
 // left out by compute.
@@ -138,7 +139,7 @@ func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (
 	switch r, err := reuse(ctx, s, l); {
 	case err == nil:
 		return r, true, nil
-	case !errors.Is(err, ErrNotFound):
+	case !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt):
 		return Result{}, false, fmt.Errorf("stage %s: look up: %w", l.Stage, err)
 	}
 	start := time.Now()
@@ -151,14 +152,17 @@ func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (
 	if err != nil {
 		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
 	}
-	switch err := s.PutOnce(ctx, l.object(), data); {
-	case errors.Is(err, ErrExists):
-		r, err := recorded(ctx, s, l)
-		if err != nil {
+	err = s.PutOnce(ctx, l.object(), data)
+	if errors.Is(err, ErrExists) {
+		switch r, err := recorded(ctx, s, l); {
+		case err == nil:
+			return r, true, nil
+		case !errors.Is(err, ErrCorrupt):
 			return Result{}, false, fmt.Errorf("stage %s: read the winner: %w", l.Stage, err)
 		}
-		return r, true, nil
-	case err != nil:
+		err = s.Put(ctx, l.object(), data)
+	}
+	if err != nil {
 		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
 	}
 	return r, false, nil

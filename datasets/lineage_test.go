@@ -167,7 +167,8 @@ func TestDoFails(t *testing.T) {
 	}
 }
 
-func TestDoFindsACorruptRecord(t *testing.T) {
+// A record that cannot be read is computed anew and written over.
+func TestDoMendsARecord(t *testing.T) {
 	other := someLineage
 	other.Seed++
 	s := datasets.NewMemory()
@@ -178,8 +179,10 @@ func TestDoFindsACorruptRecord(t *testing.T) {
 	noError(t, err)
 	for name, data := range map[string][]byte{"cut": elsewhere[:20], "another's": elsewhere, "with more": append(elsewhere, '}')} {
 		noError(t, s.Put(t.Context(), "keys/shared/grpo.advantage/"+someLineage.Key()+".json", data))
-		if _, _, err := datasets.Do(t.Context(), s, someLineage, compute); !errors.Is(err, datasets.ErrCorrupt) {
-			t.Errorf("%s: error %v, want %v", name, err, datasets.ErrCorrupt)
+		for _, known := range []bool{false, true} {
+			if _, reused, err := datasets.Do(t.Context(), s, someLineage, compute); err != nil || reused != known {
+				t.Errorf("%s: reused %v, error %v; want reused %v", name, reused, err, known)
+			}
 		}
 	}
 }
