@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,9 +41,9 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		if name == "" {
 			continue
 		}
-		ref, err := datasets.Resolve(ctx, a.Store, name)
+		ref, err := a.published(ctx, name)
 		if err != nil {
-			return Output{}, classify(invalid{fmt.Errorf("problems %q: %w", name, err)})
+			return Output{}, classify(err)
 		}
 		inputs = append(inputs, ref.Hash)
 	}
@@ -215,10 +216,30 @@ func (a *Activities) split(ctx context.Context, plan recipes.Plan) (map[string]*
 	return sets, nil
 }
 
-func (a *Activities) named(ctx context.Context, name string) (*datasets.Table, error) {
+// published finds a problem set by its name or Ref.
+func (a *Activities) published(ctx context.Context, name string) (datasets.Ref, error) {
 	ref, err := datasets.Resolve(ctx, a.Store, name)
 	if err != nil {
-		return nil, invalid{fmt.Errorf("problems %q: %w", name, err)}
+		return ref, given(fmt.Errorf("problems %q: %w", name, err))
+	}
+	return ref, nil
+}
+
+// given marks an error about what the user named as the user's to mend, but for
+// what the store failed at.
+func given(err error) error {
+	for _, reason := range []error{datasets.ErrUnavailable, datasets.ErrDenied, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, reason) {
+			return err
+		}
+	}
+	return invalid{err}
+}
+
+func (a *Activities) named(ctx context.Context, name string) (*datasets.Table, error) {
+	ref, err := a.published(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	return a.load(ctx, ref)
 }
@@ -332,7 +353,7 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 		}
 		s, err := policy.LoadModel(ctx, a.Store, ref)
 		if err != nil {
-			return nil, invalid{fmt.Errorf("policy %s: %w", ref, err)}
+			return nil, given(fmt.Errorf("policy %s: %w", ref, err))
 		}
 		return s, nil
 	}
