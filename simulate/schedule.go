@@ -198,7 +198,9 @@ type calm struct {
 }
 
 // NewSimulator returns one that has run nothing.
-func NewSimulator() *Simulator { return &Simulator{calms: map[string]*calm{}, streams: map[uint64]uint64{}} }
+func NewSimulator() *Simulator {
+	return &Simulator{calms: map[string]*calm{}, streams: map[uint64]uint64{}}
+}
 
 // with is what a schedule's activities compute with.
 func (s *Simulator) with(real bool, watch func(Call)) computing {

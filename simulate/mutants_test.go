@@ -1,0 +1,225 @@
+//go:build mutants
+
+package simulate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mutant is a planted bug: a text of a file, and what stands there instead.
+type mutant struct {
+	breaks   string // what a careless author might have done
+	file     string
+	old, new string // every occurrence is replaced
+}
+
+const (
+	learn    = "activities/learn.go"
+	policies = "activities/policies.go"
+	rollout  = "activities/rollout.go"
+	stages   = "activities/activities.go"
+	lineage  = "datasets/lineage.go"
+	codec    = "datasets/codec.go"
+	loop     = "workflows/experiment.go"
+)
+
+var mutants = []mutant{
+	// Keys.
+	{"a key forgets the seed", lineage, "func (l Lineage) Key() string {\n", "func (l Lineage) Key() string {\n\tl.Seed = 0\n"},
+	{"a key forgets the inputs", lineage, "func (l Lineage) Key() string {\n", "func (l Lineage) Key() string {\n\tl.Inputs = nil\n"},
+	{"a key forgets the step", lineage, "func (l Lineage) Key() string {\n", "func (l Lineage) Key() string {\n\tl.Step = 0\n"},
+	{"a key forgets the parameters", lineage, "func (l Lineage) Key() string {\n", "func (l Lineage) Key() string {\n\tl.Params = nil\n"},
+	{"a key forgets the scope: reuse cannot be turned off", stages, "if !plan.Reuse {", "if run.ID == \"\" {"},
+	{"the key of a rollout forgets top_p", rollout, "}{in.Purpose, plan.Backend, sampling, in.Shard, in.Shards})}", "}{in.Purpose, plan.Backend, policy.Sampling{Temperature: sampling.Temperature, TopK: sampling.TopK, MaxCompletionLength: sampling.MaxCompletionLength}, in.Shard, in.Shards})}"},
+	{"the key of a rollout forgets the purpose", rollout, "}{in.Purpose, plan.Backend, sampling,", "}{\"\", plan.Backend, sampling,"},
+	{"the key of an update forgets how to learn", learn, "}{plan.Learning, plan.Backend, plan.MeasureEvery,", "}{policy.Learning{}, plan.Backend, plan.MeasureEvery,"},
+	{"the key of an update forgets when to measure", learn, "}{plan.Learning, plan.Backend, plan.MeasureEvery,", "}{plan.Learning, plan.Backend, 0,"},
+	{"the key of a proposal forgets the noise", rollout, "in.Known, plan.AnswerNoise})}", "in.Known, 0})}"},
+	{"the key of a proposal forgets the cursor", rollout, "}{plan.Propose, in.Posed, in.FirstGroup,", "}{plan.Propose, 0, in.FirstGroup,"},
+	{"the key of a selection forgets its stages", "activities/select.go", "}{plan.Assess, plan.Select, plan.Steps,", "}{plan.Assess, nil, plan.Steps,"},
+	{"the key of a response forgets its parameters", "activities/respond.go", "}{call, in.Turn,", "}{datasets.Call{Stage: call.Stage}, in.Turn,"},
+	{"the key of a mask forgets its width", "activities/mask.go", "plan.Backend, plan.MaskTopK, plan.Steps})}", "plan.Backend, 0, plan.Steps})}"},
+	{"the key of the warm-up forgets its batch", learn, "}{plan.Warmup, warmLearning(plan),", "}{recipes.Warmup{}, warmLearning(plan),"},
+	{"the key of the problems forgets how many", "activities/prepare.go", "plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling", "0, plan.Evaluation.ProblemsPerLevel, plan.Sampling"},
+	// What goes on with a run.
+	{"the cursor runs ahead of training", loop, "e.Posed = int64(proposed.Metrics[activities.MetricPosed])", "e.Posed = int64(proposed.Metrics[activities.MetricPosed]) + int64(groups)"},
+	{"the cursor is not carried over a renewal", loop, "`json:\"posed\"`      // cursor", "`json:\"-\"`      // cursor"},
+	{"the next group's number is not carried over a renewal", loop, "`json:\"next_group\"`", "`json:\"-\"`"},
+	{"waiting rounds are lost at a renewal", loop, "`json:\"pending,omitempty\"`", "`json:\"-\"`"},
+	{"the reference policy is lost at a renewal", loop, "`json:\"reference\"`", "`json:\"-\"`"},
+	{"the figures so far are lost at a renewal", loop, "`json:\"result\"`", "`json:\"-\"`"},
+	{"the status so far is lost at a renewal", loop, "`json:\"status\"`", "`json:\"-\"`"},
+	{"rounds that wait twice are dropped", loop, "e.Pending = rounds\n", "e.Pending = rounds[carried:]\n"},
+	{"group numbers begin anew while rounds wait", loop, "if carried == 0 {", "if carried >= 0 {"},
+	{"the curriculum state is not taken over", loop, "\te.State = selected.Tables[activities.TableState]\n", ""},
+	{"rounds that wait are assessed again", "activities/select.go", "if int(c.order[i]) >= fresh &&", "if fresh >= 0 &&"},
+	{"shards are taken in the order in which they end", loop, "\tfor _, f := range futures {\n", "\tended, s := []workflow.Future{}, workflow.NewSelector(ctx)\n\tfor _, f := range futures {\n\t\ts.AddFuture(f, func(f workflow.Future) { ended = append(ended, f) })\n\t}\n\tfor range futures {\n\t\ts.Select(ctx)\n\t}\n\tfor _, f := range ended {\n"},
+	{"the reference is the newest policy", loop, "e.Policy = updated.Tables[activities.TablePolicy]\n", "e.Policy = updated.Tables[activities.TablePolicy]\n\t\te.Reference = e.Policy\n"},
+	{"what is masked is trained on", loop, "\t\t\tselections = masked.Tables[activities.TableSelections]\n", ""},
+	{"a tuned plan holds in mid-step", "workflows/control.go", "e.Next = &tuned.Resolved\n", "e.Next = &tuned.Resolved\n\te.adopt()\n"},
+	{"a pause drops the step in hand", loop, "\te.Pending = nil\n\tif p.ShortBatch", "\te.Pending = nil\n\tif e.Status.Paused {\n\t\treturn e.report(ctx, t, nil)\n\t}\n\tif p.ShortBatch"},
+	{"a stop drops the step in hand", loop, "\te.Pending = nil\n\tif p.ShortBatch", "\te.Pending = nil\n\tif e.Status.Stopped {\n\t\treturn e.report(ctx, t, nil)\n\t}\n\tif p.ShortBatch"},
+	{"a run's own results count as reused", stages, "if reused && r.Run != run.ID {", "if reused {"},
+	// The store.
+	{"a write that failed is taken for done", codec, "\tif err != nil {\n\t\treturn Ref{}, fmt.Errorf(\"save %s: %w\", r.Kind, err)", "\tif err != nil && !errors.Is(err, ErrUnavailable) {\n\t\treturn Ref{}, fmt.Errorf(\"save %s: %w\", r.Kind, err)"},
+	{"a torn object is taken for whole", codec, "o.Bytes != r.Bytes || ", ""},
+	{"a torn record ends the run", lineage, "case !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt):", "case !errors.Is(err, ErrNotFound):"},
+	{"the loser of a race does not read the winner's record", lineage, "\tif errors.Is(err, ErrExists) {\n\t\tswitch", "\tif errors.Is(err, ErrExists) && r.Seconds < 0 {\n\t\tswitch"},
+	{"a result is recorded by Put, so that a race has two winners", lineage, "err = s.PutOnce(ctx, l.object(), data)", "err = s.Put(ctx, l.object(), data)"},
+	{"checksums are not verified", codec, "have != r.Hash {", "have == \"\" {"},
+	{"an old record is written again without its figures", lineage, "if data, err = encodeResult(l, r); err == nil {", "if data, err = encodeResult(l, Result{Tables: r.Tables}); err == nil {"},
+	{"a store that is down ends the run", stages, "case errors.Is(err, datasets.ErrDenied):", "case errors.Is(err, datasets.ErrDenied), errors.Is(err, datasets.ErrUnavailable):"},
+	{"a full store ends the run", stages, "case errors.Is(err, datasets.ErrDenied):", "case errors.Is(err, datasets.ErrDenied), errors.Is(err, datasets.ErrNoSpace):"},
+	{"refused credentials are tried again and again", stages, "case errors.Is(err, datasets.ErrDenied):", "case errors.Is(err, context.Canceled) && errors.Is(err, datasets.ErrDenied):"},
+	{"a store that is down makes a name unknown", "activities/prepare.go", "if errors.Is(err, reason) {", "if errors.Is(err, reason) && err == reason {"},
+	{"a run's records are written once", stages, "err = a.Store.Put(ctx, \"runs/\"", "err = a.Store.PutOnce(ctx, \"runs/\""},
+	{"only who computed a step records it", learn, "\terr = a.recordStep(", "\tif done.Reused {\n\t\treturn done, nil\n\t}\n\terr = a.recordStep("},
+	{"an evaluation that another attempt recorded is tallied twice", "activities/evaluate.go", "\t\te = Evaluation{} // another attempt", "\t\t// another attempt"},
+	// Caches.
+	{"an engine keeps the weights of the version before", policies, "e, p.engines[key] = idle[len(idle)-1], idle[:len(idle)-1]\n", "e, p.engines[key] = idle[len(idle)-1], idle[:len(idle)-1]\n\t\tp.mu.Unlock()\n\t\treturn e, func() { p.mu.Lock(); defer p.mu.Unlock(); p.engines[key] = append(p.engines[key], e) }, nil\n"},
+	{"engines are cached without the model's shape", policies, "key := spec + string(s.Config.JSON())", "key := spec"},
+	{"any cached policy will do", policies, "if m.hash == ref.Hash {", "if m.hash != \"\" {"},
+	{"a trainer goes on after its policy could not be saved", policies, "\t\tt.Close()\n\t\treturn datasets.Ref{}, fmt.Errorf(\"save policy", "\t\tp.mu.Lock()\n\t\tp.trainers = append(p.trainers, cachedTrainer{ref.Hash, t})\n\t\tp.mu.Unlock()\n\t\treturn datasets.Ref{}, fmt.Errorf(\"save policy"},
+	{"a trainer is cached under the version that it started from", policies, "cachedTrainer{out.Hash, t}", "cachedTrainer{ref.Hash, t}"},
+	{"a trainer is loaded without its optimizer", policies, "s, err := policy.LoadState(", "s, err := policy.LoadModel("},
+	{"the first update keeps the warm-up's optimizer", learn, "in.Policy.Hash == in.Reference.Hash, l,", "false, l,"},
+	{"plans are cached by run", stages, "a.plans[run.Plan.Hash]", "a.plans[run.ID]"},
+	{"problem sets are cached by kind", stages, "a.sets[r.Hash]", "a.sets[r.Kind]"},
+	// Order and randomness.
+	{"a batch in the order of a map", learn, "\trows, at := c.rows(c.trained)\n\tlogprobs", "\trows, at := c.rows(c.trained)\n\tfor first := range map[bool]int{true: 1, false: 2} {\n\t\tif n := len(at); first && n > 1 {\n\t\t\trows[0], rows[n-1], at[0], at[n-1] = rows[n-1], rows[0], at[n-1], at[0]\n\t\t}\n\t\tbreak\n\t}\n\tlogprobs"},
+	{"figures in the order of a map", learn, "names := slices.Sorted(maps.Keys(metrics))", "names := slices.Collect(maps.Keys(metrics))"},
+	{"wall time among the figures", learn, "metrics[\"num_tokens_trained\"] = float64(trained)", "metrics[\"num_tokens_trained\"] = float64(trained) + time.Since(begin).Seconds()"},
+	{"randomness is the process's", rollout, "Stream: datasets.Stream(plan.Seed, \"rollout\", in.Purpose, in.Step, ids[g], groups[g], s)", "Stream: datasets.Stream(uint64(time.Now().UnixNano()), \"rollout\", in.Purpose, in.Step, ids[g], groups[g], s)"},
+	{"randomness without the seed", rollout, "datasets.Stream(plan.Seed, \"rollout\",", "datasets.Stream(0, \"rollout\","},
+	{"randomness without the purpose", rollout, "\"rollout\", in.Purpose, in.Step,", "\"rollout\", in.Step,"},
+	{"randomness without the step", rollout, "\"rollout\", in.Purpose, in.Step,", "\"rollout\", in.Purpose,"},
+	{"randomness without the sample", rollout, "ids[g], groups[g], s)", "ids[g], groups[g])"},
+	{"randomness that depends on the shard", rollout, "ids[g], groups[g], s)", "ids[g], groups[g], s, in.Shard)"},
+	{"a rollout's last rows fall between its shards", rollout, "t.Rows()*(in.Shard+1)/in.Shards", "t.Rows()/in.Shards*(in.Shard+1)"},
+	{"hinted answers keep the hinted prompt's log-probabilities", learn, "\t\t\ts.OldLogProbs = nil //", "\t\t\t//"},
+	{"tokens left out are trained on", learn, "if reasons := c.batch.TokenReason[i]; reasons != nil {", "if reasons := c.batch.TokenReason[i]; len(reasons) > 1000 {"},
+}
+
+// TestMutants plants each bug by an overlay, so that nothing of it stands in the
+// code, and runs schedules until one finds it; what none finds is given to the unit
+// tests of its package. The table goes to MUTANTS.md. At least 95 of 100 are found.
+func TestMutants(t *testing.T) {
+	only, _ := regexp.Compile(os.Getenv("MUTANTS"))
+	var rows strings.Builder
+	bySchedule, byUnit, n := 0, 0, 0
+	for _, m := range mutants {
+		if !only.MatchString(m.breaks) {
+			continue
+		}
+		n++
+		found := hunt(t, m)
+		switch {
+		case strings.HasPrefix(found, "schedule"):
+			bySchedule++
+		case found != "":
+			byUnit++
+		default:
+			found = "**survives**"
+		}
+		t.Logf("%s: %s", m.breaks, found)
+		fmt.Fprintf(&rows, "| %s | `%s` | %s |\n", m.breaks, m.file, found)
+	}
+	if bySchedule+byUnit < (n*95+99)/100 {
+		t.Errorf("%d of %d mutants are found, want 95 of 100", bySchedule+byUnit, n)
+	}
+	if os.Getenv("MUTANTS") != "" {
+		return
+	}
+	head := fmt.Sprintf("# Planted bugs\n\n"+
+		"Each is one change of the code, laid over it by `go build -overlay`, so that the code itself stays as it is. Schedules run from\nseed %d on, at most %d of them, until one diverges or finds a calm run wrong in itself; what they miss is given to the unit tests of the\npackage. Made by `go test -tags mutants -timeout 6h -run TestMutants ./simulate`.\n\n"+
+		"%d planted, %d found by schedules, %d more by unit tests, %d survive.\n\n"+
+		"| bug | file | found by |\n|---|---|---|\n", *seed, *schedules, n, bySchedule, byUnit, n-bySchedule-byUnit)
+	if err := os.WriteFile("MUTANTS.md", []byte(head+rows.String()), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hunt says what finds a mutant, "" if nothing does.
+func hunt(t *testing.T, m mutant) string {
+	t.Helper()
+	file, err := filepath.Abs(filepath.Join("..", m.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(code), m.old) {
+		t.Fatalf("%s: %s has no %q", m.breaks, m.file, m.old)
+	}
+	folder := t.TempDir()
+	changed, binary, overlay := filepath.Join(folder, "changed.go"), filepath.Join(folder, "test"), filepath.Join(folder, "overlay.json")
+	write := func(name string, data []byte) {
+		if err := os.WriteFile(name, data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(changed, []byte(strings.ReplaceAll(string(code), m.old, m.new)))
+	raw, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(overlay, raw)
+	if out, err := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Errorf("%s does not compile: %s", m.breaks, out)
+		return ""
+	}
+	defer os.Remove(binary)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary, "-test.run", "^TestSchedules$", "-schedules", fmt.Sprint(*schedules), "-seed", fmt.Sprint(*seed), "-test.timeout", "20m").CombinedOutput()
+	var failed *exec.ExitError
+	switch {
+	case errors.As(err, &failed):
+		return "schedule: " + reason(string(out))
+	case err != nil:
+		t.Fatal(err)
+	}
+	out, err = exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "../"+filepath.Dir(m.file)).CombinedOutput()
+	if errors.As(err, &failed) {
+		name := regexp.MustCompile(`--- FAIL: (\w+)`).FindStringSubmatch(string(out))
+		if name != nil {
+			return "unit test `" + name[1] + "`"
+		}
+		t.Fatalf("%s: %s", m.breaks, out)
+	}
+	return ""
+}
+
+var (
+	bySeed  = regexp.MustCompile(`(?s)seed (\d+): plan [^\n]*\n[^\n]*\n *([^\n]*)`)
+	byCalm  = regexp.MustCompile(`a calm run of [^\n]*?\}: ([^\n]*)`)
+	hashes  = regexp.MustCompile(`[0-9a-f]{24,}`)
+	longest = 160
+)
+
+// reason is the first failure of a test's output, cut short.
+func reason(out string) string {
+	text := "fails"
+	if m := byCalm.FindStringSubmatch(out); m != nil {
+		text = "a calm run: " + m[1]
+	} else if m := bySeed.FindStringSubmatch(out); m != nil {
+		text = "seed " + m[1] + ": " + m[2]
+	}
+	text = strings.ReplaceAll(hashes.ReplaceAllStringFunc(text, func(h string) string { return h[:8] }), "|", "\\|")
+	if cut := []rune(text); len(cut) > longest {
+		text = string(cut[:longest]) + "…"
+	}
+	return text
+}
