@@ -27,19 +27,20 @@ var layers = map[string][]string{
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
 	"workflows":          {"datasets", "recipes", "activities", "statistics"},
 	"claims":             {"datasets", "recipes", "statistics", "workflows"},
+	"simulate":           {"datasets", "datasets/families", "reward", "curriculum", "policy", "recipes", "activities", "workflows"},
 	"stack":              {"datasets"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "worker", "stack"},
 }
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "claims", "cmd/gradus"},
+	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "claims", "simulate", "cmd/gradus"},
 	"gonum.org/":                 {"statistics", "claims"},
 	"github.com/minio/minio-go/": {"datasets"},
 	"github.com/gomlx/":          {"policy"},
-	"go.temporal.io/":            {"activities", "workflows", "worker", "cmd/gradus"},
-	"github.com/rs/zerolog":      {"activities", "worker", "cmd/gradus"},
+	"go.temporal.io/":            {"activities", "workflows", "simulate", "worker", "cmd/gradus"},
+	"github.com/rs/zerolog":      {"activities", "simulate", "worker", "cmd/gradus"},
 	"github.com/spf13/cobra":     {"cmd/gradus"},
 	"google.golang.org/protobuf": {"cmd/gradus"},
 }

@@ -18,6 +18,7 @@ import (
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/gradus-rl/gradus/activities"
@@ -96,7 +97,8 @@ func (e *experiment) environment() *testsuite.TestWorkflowEnvironment {
 	var s testsuite.WorkflowTestSuite
 	s.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
 	env := s.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(2 * time.Minute)
+	env.SetTestTimeout(10 * time.Minute)
+	env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: 10 * time.Minute}) // a machine under load may take its time
 	env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: e.id})
 	env.RegisterWorkflow(workflows.Experiment)
 	for name, f := range e.fleet.activities() {

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gradus-rl/gradus/policy"
 	"github.com/gradus-rl/gradus/sampling"
+	"github.com/gradus-rl/gradus/simulate"
 )
 
 // figure is one line of `gradus bench --output json`.
@@ -37,11 +39,12 @@ func (f figure) print(w io.Writer, output string) error {
 func benchCommand(t *target) *cobra.Command {
 	var backend string
 	o := claimsOptions{out: "."}
+	schedules, seed := 1000, uint64(1)
 	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy|select|claims",
+		Use:       "bench orchestration|policy|select|claims|simulate",
 		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy", "select", "claims"},
+		ValidArgs: []string{"orchestration", "policy", "select", "claims", "simulate"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
@@ -61,16 +64,19 @@ func benchCommand(t *target) *cobra.Command {
 				figures, err = benchPolicy(ctx, backend)
 			case "select":
 				figures, err = benchSelect(ctx)
-			}
-			if err != nil {
-				return err
+			case "simulate":
+				parallel := 1
+				if cmd.Flags().Changed("parallel") {
+					parallel = o.Parallel
+				}
+				figures, err = benchSimulate(ctx, seed, schedules, parallel, cmd.ErrOrStderr())
 			}
 			for _, f := range figures {
 				if err := f.print(cmd.OutOrStdout(), t.output); err != nil {
 					return err
 				}
 			}
-			return nil
+			return err
 		},
 	}
 	f := cmd.Flags()
@@ -78,10 +84,33 @@ func benchCommand(t *target) *cobra.Command {
 	f.StringSliceVar(&o.names, "claim", nil, "of bench claims: "+claimNames()+" (default all)")
 	f.IntVar(&o.Seeds, "seeds", 10, "of bench claims: paired seeds")
 	f.IntVar(&o.TuningSeeds, "tuning-seeds", 2, "of bench claims: seeds that each setting is tuned on; 0 takes the first setting")
-	f.IntVar(&o.Parallel, "parallel", 2, "of bench claims: runs at once, a core each")
+	f.IntVar(&o.Parallel, "parallel", 2, "of bench claims and, where given, of bench simulate: runs at once, a core each")
 	f.BoolVar(&o.Quick, "quick", false, "of bench claims: a smoke run of minutes")
 	f.StringVar(&o.out, "out", ".", "of bench claims: folder for CLAIMS.md, claims.json, claims.arrow and the pictures")
+	f.IntVar(&schedules, "schedules", schedules, "of bench simulate: schedules of faults, a run each")
+	f.Uint64Var(&seed, "seed", seed, "of bench simulate: of the first schedule; the next ones count up")
 	return cmd
+}
+
+// benchSimulate runs experiments that fail in every way by a seed, and says how many
+// of them end otherwise than a calm one; that is an error. What fails is told on
+// progress, a schedule each, with the seed that replays it.
+func benchSimulate(ctx context.Context, seed uint64, schedules, parallel int, progress io.Writer) ([]figure, error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // what a schedule leaves is garbage
+	r, err := simulate.Run(ctx, seed, schedules, parallel, func(d simulate.Divergence) {
+		fmt.Fprintf(progress, "%s\n  faults: %s\n  %s\n  replay: gradus bench simulate --schedules 1 --seed %d\n", d.Schedule, d.Faults, d.Difference, d.Schedule.Seed)
+	})
+	fmt.Fprintf(progress, "%d schedules, %d faults: %s\n", r.Schedules, r.Faults.Total(), r.Faults)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil && r.Divergences > 0 {
+		err = fmt.Errorf("%d of %d schedules diverge from their calm runs", r.Divergences, r.Schedules)
+	}
+	return []figure{
+		atMost("simulate/divergences", float64(r.Divergences), "schedules", 0),
+		atLeast("simulate/schedules-per-second", float64(r.Schedules)/max(r.Seconds, 1e-9), "1/s", 100*float64(parallel)),
+	}, err
 }
 
 // selectGoals are items a second on one core.
