@@ -84,7 +84,7 @@ var mutants = []mutant{
 	{"a store that is down makes a name unknown", "activities/prepare.go", "if errors.Is(err, reason) {", "if errors.Is(err, reason) && err == reason {"},
 	{"a run's records are written once", stages, "err = a.Store.Put(ctx, \"runs/\"", "err = a.Store.PutOnce(ctx, \"runs/\""},
 	{"only who computed a step records it", learn, "\terr = a.recordStep(", "\tif done.Reused {\n\t\treturn done, nil\n\t}\n\terr = a.recordStep("},
-	{"an evaluation that another attempt recorded is tallied twice", "activities/evaluate.go", "\t\te = Evaluation{} // another attempt", "\t\t// another attempt"},
+	{"an evaluation that another attempt recorded is tallied twice", "activities/evaluate.go", "are dropped\n\t\te = Evaluation{}\n", "are dropped\n"},
 	// Caches.
 	{"an engine keeps the weights of the version before", policies, "e, p.engines[key] = idle[len(idle)-1], idle[:len(idle)-1]\n", "e, p.engines[key] = idle[len(idle)-1], idle[:len(idle)-1]\n\t\tp.mu.Unlock()\n\t\treturn e, func() { p.mu.Lock(); defer p.mu.Unlock(); p.engines[key] = append(p.engines[key], e) }, nil\n"},
 	{"engines are cached without the model's shape", policies, "key := spec + string(s.Config.JSON())", "key := spec"},
