@@ -191,6 +191,7 @@ func SaveBlob(ctx context.Context, s Store, data []byte) (Ref, error) {
 }
 
 func save(ctx context.Context, s Store, data []byte, r Ref) (Ref, error) {
+	Progress(ctx)
 	r.Hash, r.Bytes = hash(data), int64(len(data))
 	err := s.PutOnce(ctx, r.object(), data)
 	if errors.Is(err, ErrExists) {
@@ -224,17 +225,38 @@ func Load(ctx context.Context, s Store, mem memory.Allocator, r Ref) (*Table, er
 	return t, nil
 }
 
+// DamagedError is the error of a Ref whose object does not have its checksum
+// (ErrCorrupt) or is absent (ErrNotFound).
+type DamagedError struct {
+	Ref Ref
+	Err error // names the object
+}
+
+// Error says what is wrong with which object.
+func (e *DamagedError) Error() string { return e.Err.Error() }
+
+// Unwrap is the reason.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Remove deletes the object that r addresses, because it is damaged: whoever saves
+// the same bytes writes it anew.
+func Remove(ctx context.Context, s Store, r Ref) error { return s.Delete(ctx, r.object()) }
+
 // LoadBlob reads the bytes that r addresses, verified as by [Load].
 func LoadBlob(ctx context.Context, s Store, r Ref) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
+	Progress(ctx)
 	data, err := s.Get(ctx, r.object())
+	if errors.Is(err, ErrNotFound) {
+		return nil, &DamagedError{r, fmt.Errorf("load %s: %w", r.Kind, err)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", r.Kind, err)
 	}
 	if have := hash(data); have != r.Hash {
-		return nil, fmt.Errorf("load %s: %w: %d bytes with SHA-256 %s", r.object(), ErrCorrupt, len(data), have)
+		return nil, &DamagedError{r, fmt.Errorf("load %s: %w: %d bytes with SHA-256 %s", r.object(), ErrCorrupt, len(data), have)}
 	}
 	return data, nil
 }

@@ -199,8 +199,8 @@ func markStore(ctx context.Context, s Store, o CollectOptions, spare bool) (*mar
 	var mu sync.Mutex
 	err = readAll(ctx, s, records, func(x Object, data []byte) error {
 		var stored record
-		if err := json.Unmarshal(data, &stored); err != nil {
-			return fmt.Errorf("%s: %w: %v", x.Key, ErrCorrupt, err)
+		if err := stored.read(x.Key, data); err != nil {
+			return err
 		}
 		r := storedResult{Object: x}
 		for _, t := range stored.Result.Tables {

@@ -8,10 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -114,12 +114,37 @@ type Result struct {
 	Metrics map[string]float64 `json:"metrics,omitempty"` // finite figures
 	Seconds float64            `json:"seconds,omitempty"` // wall time of the computation, set by Do; of a reused result what it took then
 	Run     string             `json:"run,omitempty"`     // who computed it, where that matters to whoever reuses it
+	Work    json.RawMessage    `json:"work,omitempty"`    // how it can be had again, in the words of who computed it
 }
 
 // record is the stored form of a result.
 type record struct {
 	Lineage Lineage `json:"lineage"`
 	Result  Result  `json:"result"`
+	Sum     string  `json:"sum"` // SHA-256 of the record without it
+}
+
+// encode is the only spelling of a record, with its checksum.
+func (r record) encode() ([]byte, error) {
+	r.Sum = ""
+	data, err := marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	r.Sum = hash(data)
+	return marshal(r)
+}
+
+// read decodes a stored record and verifies its checksum.
+func (r *record) read(key string, data []byte) error {
+	if err := json.Unmarshal(data, r); err != nil {
+		return fmt.Errorf("%s: %w: %v", key, ErrCorrupt, err)
+	}
+	again, err := r.encode()
+	if err != nil || !bytes.Equal(again, data) {
+		return fmt.Errorf("%s: %w: not the record that was written", key, ErrCorrupt)
+	}
+	return nil
 }
 
 // Do returns the result recorded for l, or computes and records it. reused says
@@ -127,8 +152,8 @@ type record struct {
 // the first to record wins and both return its result. compute saves its tables
 // before it returns; a crash between leaves objects that the next try finds.
 // Deleting an object that a record names therefore means deleting the record too,
-// as [Collect] does. A record that cannot be read, as a write that failed may leave
-// it, is computed and written anew.
+// as [Collect] does. A record that is damaged, as a write that failed may leave it,
+// is computed and written anew.
 //
 // Metrics must be finite, because JSON has no NaN; a figure that does not exist is
 // left out by compute.
@@ -136,36 +161,93 @@ func Do(ctx context.Context, s Store, l Lineage, compute func(context.Context) (
 	if err := l.Validate(); err != nil {
 		return Result{}, false, err
 	}
+	record := s.PutOnce
 	switch r, err := reuse(ctx, s, l); {
 	case err == nil:
 		return r, true, nil
-	case !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt):
+	case errors.Is(err, ErrCorrupt):
+		record = s.Put
+	case !errors.Is(err, ErrNotFound):
 		return Result{}, false, fmt.Errorf("stage %s: look up: %w", l.Stage, err)
 	}
+	err = perform(ctx, l, compute, &r, record)
+	if errors.Is(err, ErrExists) {
+		switch won, lost := recorded(ctx, s, l); {
+		case lost == nil:
+			return won, true, nil
+		case !errors.Is(lost, ErrCorrupt):
+			return Result{}, false, fmt.Errorf("stage %s: read the winner: %w", l.Stage, lost)
+		}
+		err = keep(ctx, l, r, s.Put)
+	}
+	return r, false, err
+}
+
+// Redo computes and records the result of l whatever is recorded already. It is
+// for tables that are damaged or gone: equal lineage gives equal bytes.
+func Redo(ctx context.Context, s Store, l Lineage, compute func(context.Context) (Result, error)) (r Result, err error) {
+	if err := l.Validate(); err != nil {
+		return Result{}, err
+	}
+	err = perform(ctx, l, compute, &r, s.Put)
+	return r, err
+}
+
+// perform computes the result of l into r and hands its record to write.
+func perform(ctx context.Context, l Lineage, compute func(context.Context) (Result, error), r *Result, write func(context.Context, string, []byte) error) (err error) {
 	start := time.Now()
-	r, err = compute(ctx)
-	if err != nil {
-		return Result{}, false, fmt.Errorf("stage %s: %w", l.Stage, err)
+	if *r, err = compute(ctx); err != nil {
+		return fmt.Errorf("stage %s: %w", l.Stage, err)
 	}
 	r.Seconds = time.Since(start).Seconds()
+	return keep(ctx, l, *r, write)
+}
+
+// keep hands the record of a result to write.
+func keep(ctx context.Context, l Lineage, r Result, write func(context.Context, string, []byte) error) error {
 	data, err := encodeResult(l, r)
-	if err != nil {
-		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
+	if err == nil {
+		err = write(ctx, l.object(), data)
 	}
-	err = s.PutOnce(ctx, l.object(), data)
-	if errors.Is(err, ErrExists) {
-		switch r, err := recorded(ctx, s, l); {
-		case err == nil:
-			return r, true, nil
-		case !errors.Is(err, ErrCorrupt):
-			return Result{}, false, fmt.Errorf("stage %s: read the winner: %w", l.Stage, err)
+	if err != nil {
+		return fmt.Errorf("stage %s: record: %w", l.Stage, err)
+	}
+	return nil
+}
+
+// Maker returns the recorded result that has r among its tables, or ErrNotFound.
+// It reads the records of the scope, then those that any run may share, then all:
+// on a large store that takes a while.
+func Maker(ctx context.Context, s Store, scope string, r Ref) (Result, error) {
+	for _, prefix := range []string{resultFolder + scope + "/", resultFolder + "shared/", resultFolder} {
+		records, err := s.List(ctx, prefix)
+		if err != nil {
+			return Result{}, err
 		}
-		err = s.Put(ctx, l.object(), data)
+		var mu sync.Mutex
+		var found *Result
+		err = readAll(ctx, s, records, func(x Object, data []byte) error {
+			var stored record
+			if stored.read(x.Key, data) != nil {
+				return nil // whoever needs it makes it anew
+			}
+			for _, t := range stored.Result.Tables {
+				if t == r {
+					mu.Lock()
+					defer mu.Unlock()
+					found = &stored.Result
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return Result{}, err
+		}
+		if found != nil {
+			return *found, nil
+		}
 	}
-	if err != nil {
-		return Result{}, false, fmt.Errorf("stage %s: record: %w", l.Stage, err)
-	}
-	return r, false, nil
+	return Result{}, fmt.Errorf("a record of what made %s: %w", r, ErrNotFound)
 }
 
 func encodeResult(l Lineage, r Result) ([]byte, error) {
@@ -174,7 +256,14 @@ func encodeResult(l Lineage, r Result) ([]byte, error) {
 			return nil, fmt.Errorf("metric %q is %v, want a finite number", name, v)
 		}
 	}
-	return marshal(record{l, r})
+	if l.Params != nil { // as a reader finds them
+		p, err := Canonical(l.Params)
+		if err != nil {
+			return nil, err
+		}
+		l.Params = p
+	}
+	return record{Lineage: l, Result: r}.encode()
 }
 
 // reuse reads the result of l, or ErrNotFound, for somebody who goes on with it: an
@@ -201,11 +290,10 @@ func recorded(ctx context.Context, s Store, l Lineage) (Result, error) {
 		return Result{}, err
 	}
 	var rec record
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(&rec); err != nil {
-		return Result{}, fmt.Errorf("%s: %w: %v", l.object(), ErrCorrupt, err)
+	if err := rec.read(l.object(), data); err != nil {
+		return Result{}, err
 	}
-	if _, err := d.Token(); err != io.EOF || rec.Lineage.Key() != l.Key() {
+	if rec.Lineage.Key() != l.Key() {
 		return Result{}, fmt.Errorf("%s: %w: not the record of this lineage", l.object(), ErrCorrupt)
 	}
 	return rec.Result, nil

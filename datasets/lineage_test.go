@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,22 +168,77 @@ func TestDoFails(t *testing.T) {
 	}
 }
 
-// A record that cannot be read is computed anew and written over.
-func TestDoMendsARecord(t *testing.T) {
+// A record that is not the one that was written is no result: it is made anew,
+// whichever byte is wrong.
+func TestDoReplacesADamagedRecord(t *testing.T) {
 	other := someLineage
 	other.Seed++
 	s := datasets.NewMemory()
-	compute := func(context.Context) (datasets.Result, error) { return datasets.Result{}, nil }
-	_, _, err := datasets.Do(t.Context(), s, other, compute)
+	key := "keys/shared/grpo.advantage/" + someLineage.Key() + ".json"
+	compute := func(context.Context) (datasets.Result, error) {
+		return datasets.Result{Metrics: map[string]float64{"tokens": 17}, Run: "one"}, nil
+	}
+	for _, l := range []datasets.Lineage{someLineage, other} {
+		_, _, err := datasets.Do(t.Context(), s, l, compute)
+		noError(t, err)
+	}
+	whole, err := s.Get(t.Context(), key)
 	noError(t, err)
 	elsewhere, err := s.Get(t.Context(), "keys/shared/grpo.advantage/"+other.Key()+".json")
 	noError(t, err)
-	for name, data := range map[string][]byte{"cut": elsewhere[:20], "another's": elsewhere, "with more": append(elsewhere, '}')} {
-		noError(t, s.Put(t.Context(), "keys/shared/grpo.advantage/"+someLineage.Key()+".json", data))
-		for _, known := range []bool{false, true} {
-			if _, reused, err := datasets.Do(t.Context(), s, someLineage, compute); err != nil || reused != known {
-				t.Errorf("%s: reused %v, error %v; want reused %v", name, reused, err, known)
-			}
+	damaged := [][]byte{whole[:20], elsewhere, append(slices.Clone(whole), '}'), {}}
+	for i := range whole {
+		flipped := slices.Clone(whole)
+		flipped[i] ^= 1
+		damaged = append(damaged, flipped)
+	}
+	for i, data := range damaged {
+		noError(t, s.Put(t.Context(), key, data))
+		r, reused, err := datasets.Do(t.Context(), s, someLineage, compute)
+		if err != nil || reused || r.Metrics["tokens"] != 17 {
+			t.Errorf("damage %d: %v, reused %v: %v", i, r, reused, err)
+		}
+		if _, reused, err := datasets.Do(t.Context(), s, someLineage, compute); err != nil || !reused {
+			t.Errorf("damage %d: not recorded anew: %v", i, err)
 		}
 	}
+}
+
+// Redo computes what is recorded, and Maker finds who made a table, its own
+// scope first.
+func TestRedoAndMaker(t *testing.T) {
+	s := datasets.NewMemory()
+	ref, err := datasets.SaveBlob(t.Context(), s, []byte("x"))
+	noError(t, err)
+	scoped := someLineage
+	scoped.Scope = "mine"
+	for _, l := range []datasets.Lineage{someLineage, scoped} {
+		_, _, err = datasets.Do(t.Context(), s, l, func(context.Context) (datasets.Result, error) {
+			return datasets.Result{Tables: map[string]datasets.Ref{"t": ref}, Run: "by " + l.Scope}, nil
+		})
+		noError(t, err)
+	}
+	for scope, want := range map[string]string{"mine": "by mine", "other": "by "} {
+		if r, err := datasets.Maker(t.Context(), s, scope, ref); err != nil || r.Run != want {
+			t.Errorf("scope %q: made %q (%v), want %q", scope, r.Run, err, want)
+		}
+	}
+	if _, err := datasets.Maker(t.Context(), s, "mine", datasets.Ref{Hash: ref.Hash, Kind: "rollouts/1"}); !errors.Is(err, datasets.ErrNotFound) {
+		t.Errorf("a table nobody made: %v", err)
+	}
+	noError(t, datasets.Remove(t.Context(), s, ref))
+	_, err = datasets.LoadBlob(t.Context(), s, ref)
+	var damaged *datasets.DamagedError
+	if !errors.As(err, &damaged) || damaged.Ref != ref || !errors.Is(err, datasets.ErrNotFound) {
+		t.Errorf("a removed object: %v", err)
+	}
+	again, err := datasets.Redo(t.Context(), s, someLineage, func(ctx context.Context) (datasets.Result, error) {
+		ref, err := datasets.SaveBlob(ctx, s, []byte("x"))
+		return datasets.Result{Tables: map[string]datasets.Ref{"t": ref}}, err
+	})
+	if err != nil || again.Tables["t"] != ref {
+		t.Errorf("made anew: %v, %v", again, err)
+	}
+	_, err = datasets.LoadBlob(t.Context(), s, ref)
+	noError(t, err)
 }

@@ -72,11 +72,11 @@ func newS3(c S3Config) (*S3, error) {
 	endpoint, err := url.Parse(cmp.Or(c.Endpoint, s3Amazon))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("endpoint: %w", err)
+		return nil, errors.New("endpoint: no URL; want http://host:port or https://host") // and no word of what may hold a secret
 	case endpoint.User != nil:
 		return nil, errors.New("endpoint: holds credentials, which belong in the environment")
 	case endpoint.Scheme != "http" && endpoint.Scheme != "https", endpoint.Host == "", strings.Trim(endpoint.Path, "/") != "", endpoint.RawQuery != "":
-		return nil, fmt.Errorf("endpoint %q: want http://host:port or https://host", endpoint)
+		return nil, fmt.Errorf("endpoint %q: want http://host:port or https://host", endpoint.Scheme+"://"+endpoint.Host)
 	case c.AccessKey == "" || c.SecretKey == "":
 		return nil, fmt.Errorf("%w: no credentials for %s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ErrDenied, endpoint)
 	}
@@ -280,10 +280,12 @@ func classifyS3(ctx context.Context, err error) error {
 func Open(ctx context.Context, address string) (Store, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+		return nil, fmt.Errorf("open store: the address is no URL; %s", wantStore)
 	}
+	// What is refused may hold a secret where none belongs, so no more of it is shown.
+	shown := u.Scheme + "://" + u.Host + u.Path
 	if u.User != nil {
-		return nil, fmt.Errorf("open store %s: the address holds credentials, which belong in the environment", u.Redacted())
+		return nil, fmt.Errorf("open store %s: the address holds credentials, which belong in the environment", shown)
 	}
 	switch {
 	case address == "mem:":
@@ -294,7 +296,7 @@ func Open(ctx context.Context, address string) (Store, error) {
 		query := u.Query()
 		for name := range query {
 			if name != "endpoint" && name != "region" {
-				return nil, fmt.Errorf("open store %s: parameter %q is not known: want endpoint or region", address, name)
+				return nil, fmt.Errorf("open store %s: parameter %.40q is not known: want endpoint or region", shown, name)
 			}
 		}
 		return OpenS3(ctx, S3Config{
@@ -304,5 +306,7 @@ func Open(ctx context.Context, address string) (Store, error) {
 			SessionToken: os.Getenv("AWS_SESSION_TOKEN"),
 		})
 	}
-	return nil, fmt.Errorf("open store %q: want mem:, file:///folder or s3://bucket[/prefix][?endpoint=…&region=…]", address)
+	return nil, fmt.Errorf("open store %q: %s", shown, wantStore)
 }
+
+const wantStore = "want mem:, file:///folder or s3://bucket[/prefix][?endpoint=…&region=…]"

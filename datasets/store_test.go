@@ -287,3 +287,18 @@ func TestS3LostRefusal(t *testing.T) {
 		t.Errorf("error %v of a plain put, want %v", err, datasets.ErrUnavailable)
 	}
 }
+
+// No error of an address shows what may be a secret in it.
+func TestOpenShowsNoSecrets(t *testing.T) {
+	for _, address := range []string{
+		"s3://user:canary@bucket?endpoint=http://127.0.0.1:1", "s3://user:canary@bucket:port", "s3://bucket?endpoint=http://user:canary@127.0.0.1:1",
+		"s3://bucket?endpoint=http://user:canary@127.0.0.1:1&regio=x", "s3://bucket?endpoint=http://127.0.0.1:1/?key=canary",
+		"s3://bucket?endpoint=http://user:canary@host:port", "s3://bucket?secret=canary", "s3://bucket#canary", "https://user:canary@host/bucket",
+		"file://user:canary@host/folder", "file:///folder?key=canary", "nothing?canary",
+	} {
+		_, err := datasets.Open(t.Context(), address)
+		if err == nil || strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: got %v", address, err)
+		}
+	}
+}
