@@ -38,7 +38,7 @@ const grace = 50 * time.Millisecond
 // Scorer judges batches of completions, several at once, each within a time limit.
 //
 // Whatever a verifier does costs one answer and never the batch: a panic or an error becomes the outcome Error, too
-// long a run the outcome Timeout, both with reward 0 and counted.
+// long a run the outcome Timeout, both with reward 0 and counted. A run that returns past its time is tried once more.
 //
 // A goroutine cannot be killed, so one whose verifier ignores its context is left behind. Once MaxAbandoned of them
 // exist for a verifier (a few more when several workers get there together, never more than Workers), its answers
@@ -128,6 +128,19 @@ func (s *Scorer) judge(ctx context.Context, w *runner, v Verifier, item Item, to
 	if limit := s.limit(); s.hanging(item.Verifier) >= limit {
 		return total.fail(fmt.Sprintf("%s: refused while %d runs of it hang", item.Verifier, limit), func(c *Counts) { c.Refused++ })
 	}
+	for range 2 {
+		v, late := s.try(ctx, w, v, item, total)
+		if !late {
+			return v
+		}
+	}
+	return Verdict{Outcome: Timeout}
+}
+
+// try is one run within the time limit. late says that it returned, but past its
+// time: its process may have been stopped meanwhile or the machine overloaded,
+// which must not change a verdict.
+func (s *Scorer) try(ctx context.Context, w *runner, v Verifier, item Item, total *tally) (verdict Verdict, late bool) {
 	limited, cancel := context.WithTimeout(ctx, s.timeout())
 	defer cancel()
 	done := w.start(task{ctx: limited, verifier: v, item: item})
@@ -148,7 +161,7 @@ func (s *Scorer) judge(ctx context.Context, w *runner, v Verifier, item Item, to
 		total.add(func(c *Counts) { c.Abandoned++ })
 	}
 	s.abandon(w, item.Verifier)
-	return Verdict{Outcome: Timeout}
+	return Verdict{Outcome: Timeout}, false
 }
 
 func (s *Scorer) limit() int {
@@ -256,25 +269,25 @@ func (t *tally) add(f func(*Counts)) {
 	f(&t.c)
 }
 
-// settle turns the outcome of a call into a verdict. A call that outlived its context has timed out, whatever it says.
-func (t *tally) settle(ctx context.Context, o outcome) Verdict {
+// settle turns the outcome of a call into a verdict. A call that outlived its context is late, whatever it says.
+func (t *tally) settle(ctx context.Context, o outcome) (v Verdict, late bool) {
 	switch {
 	case o.panics:
-		return t.fail(o.err.Error(), func(c *Counts) { c.Panics++ })
+		return t.fail(o.err.Error(), func(c *Counts) { c.Panics++ }), false
 	case ctx.Err() != nil:
-		return Verdict{Outcome: Timeout}
+		return Verdict{}, true
 	case o.err != nil:
-		return t.fail(o.err.Error(), nil)
+		return t.fail(o.err.Error(), nil), false
 	case math.IsNaN(o.verdict.Reward) || math.IsInf(o.verdict.Reward, 0):
-		return t.fail(fmt.Sprintf("reward %v is not finite", o.verdict.Reward), nil)
+		return t.fail(fmt.Sprintf("reward %v is not finite", o.verdict.Reward), nil), false
 	}
 	switch o.verdict.Outcome {
 	case Correct, Wrong, NoAnswer, Timeout:
-		return o.verdict
+		return o.verdict, false
 	case Error:
-		return t.fail("the verifier reports an error", nil)
+		return t.fail("the verifier reports an error", nil), false
 	}
-	return t.fail(fmt.Sprintf("unknown outcome %q", o.verdict.Outcome), nil)
+	return t.fail(fmt.Sprintf("unknown outcome %q", o.verdict.Outcome), nil), false
 }
 
 // fail counts a reason and returns the verdict of an answer that could not be judged.

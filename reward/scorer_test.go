@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,3 +251,27 @@ func BenchmarkScorer(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(items)*b.N)/b.Elapsed().Seconds(), "answers/s")
 }
+
+// A process that was stopped while it verified, or a machine without time for it,
+// must not change a verdict: what returns late is run once more.
+func TestLateIsTriedAgain(t *testing.T) {
+	for late, want := range map[int32]Outcome{1: Correct, 2: Timeout} {
+		var calls atomic.Int32
+		s := &Scorer{Timeout: 20 * time.Millisecond, Lookup: func(string) (Verifier, error) {
+			return verify(func(ctx context.Context) (Verdict, error) {
+				if calls.Add(1) <= late {
+					<-ctx.Done()
+				}
+				return Verdict{Reward: 1, Outcome: Correct}, nil
+			}), nil
+		}}
+		v, counts, err := s.Score(t.Context(), []Item{{}})
+		if err != nil || v[0].Outcome != want || calls.Load() != 2 || counts.Abandoned != 0 {
+			t.Errorf("late %d times: %v, %+v, %d calls: %v", late, v, counts, calls.Load(), err)
+		}
+	}
+}
+
+type verify func(context.Context) (Verdict, error)
+
+func (f verify) Verify(ctx context.Context, _, _ string) (Verdict, error) { return f(ctx) }
