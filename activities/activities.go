@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow/memory"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/gradus-rl/gradus/curriculum"
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
 	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/reward"
 )
@@ -30,6 +32,15 @@ type Activities struct {
 	Scorer   *reward.Scorer
 	Log      zerolog.Logger
 
+	// Stall is how long a stage may make no progress before it is given up; 0 =
+	// DefaultStall. Progress is what datasets.Progress tells of.
+	Stall time.Duration
+	// Hung is called when maxStalled stages hang: only the end of the process can
+	// free what they hold. nil = nothing is done.
+	Hung func(error)
+
+	stalled atomic.Int32 // stages given up that have not returned
+
 	mu    sync.Mutex
 	plans map[string]recipes.Plan
 	sets  map[string]*problemSet
@@ -37,8 +48,9 @@ type Activities struct {
 
 // Run is the experiment that an activity belongs to.
 type Run struct {
-	ID   string       `json:"id"`   // workflow ID
-	Plan datasets.Ref `json:"plan"` // its Plan, as a blob
+	ID   string       `json:"id"`             // workflow ID
+	Plan datasets.Ref `json:"plan"`           // its Plan, as a blob
+	Anew bool         `json:"anew,omitempty"` // compute what is recorded already: its tables are damaged
 }
 
 // Output is what an activity returns: Refs and small numbers.
@@ -55,6 +67,8 @@ const (
 	ErrorInvalid = "Invalid" // the plan or the data is wrong; the message names where
 	ErrorCorrupt = "Corrupt" // a stored object does not have its checksum
 	ErrorDenied  = "Denied"  // the store refuses the credentials
+	ErrorPanic   = "Panic"   // a stage panics, time and again
+	ErrorFinite  = "Finite"  // the policy's figures are not finite
 )
 
 // invalid marks an error as the user's to mend.
@@ -64,16 +78,23 @@ func (e invalid) Unwrap() error { return e.error }
 
 // classify gives an error its retry class: what another try cannot mend is
 // not retried.
-func classify(err error) error {
+func classify(ctx context.Context, err error) error {
 	var app *temporal.ApplicationError
 	var bad invalid
+	var damaged *datasets.DamagedError
 	switch {
 	case err == nil, errors.As(err, &app):
 		return err
 	case errors.As(err, &bad):
 		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorInvalid, nil)
+	case errors.As(err, &damaged) && (errors.Is(err, datasets.ErrCorrupt) || attempt(ctx) >= maxTries):
+		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorCorrupt, nil, damaged.Ref)
 	case errors.Is(err, datasets.ErrCorrupt):
 		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorCorrupt, nil)
+	case errors.Is(err, errPanic) && attempt(ctx) >= maxTries:
+		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorPanic, nil)
+	case errors.Is(err, policy.ErrNotFinite):
+		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorFinite, nil)
 	case errors.Is(err, datasets.ErrDenied):
 		return temporal.NewNonRetryableApplicationError(err.Error(), ErrorDenied, nil)
 	}
@@ -81,23 +102,32 @@ func classify(err error) error {
 }
 
 // stage runs one activity's work under its key: looked up first, stored once,
-// logged in one line.
-func (a *Activities) stage(ctx context.Context, run Run, l datasets.Lineage, work func(context.Context, datasets.Lineage) (datasets.Result, error)) (Output, error) {
+// logged in one line. in is the activity's input, by which [Activities.Repair] has
+// it done again.
+func (a *Activities) stage(ctx context.Context, run Run, in any, l datasets.Lineage, work func(context.Context, datasets.Lineage) (datasets.Result, error)) (Output, error) {
+	defer beat(ctx)()
 	begin := time.Now()
 	plan, err := a.plan(ctx, run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	l.Seed = plan.Seed
 	scoped := l
 	if !plan.Reuse {
 		scoped.Scope = run.ID
 	}
-	r, reused, err := datasets.Do(ctx, a.Store, scoped, func(ctx context.Context) (datasets.Result, error) {
-		r, err := work(ctx, l)
-		r.Run = run.ID
+	compute := func(ctx context.Context) (datasets.Result, error) {
+		r, err := a.guard(ctx, l.Stage, func(ctx context.Context) (datasets.Result, error) { return work(ctx, l) })
+		r.Run, r.Work = run.ID, params(remake{name(l.Stage), params(in)})
 		return r, err
-	})
+	}
+	var r datasets.Result
+	reused := false
+	if run.Anew {
+		r, err = datasets.Redo(ctx, a.Store, scoped, compute)
+	} else {
+		r, reused, err = datasets.Do(ctx, a.Store, scoped, compute)
+	}
 	seconds := time.Since(begin).Seconds()
 	event := a.Log.Debug()
 	if err != nil {
@@ -105,7 +135,7 @@ func (a *Activities) stage(ctx context.Context, run Run, l datasets.Lineage, wor
 	}
 	event.Str("run", run.ID).Int("step", l.Step).Str("stage", l.Stage).Float64("seconds", seconds).Bool("reused", reused).Send()
 	if err != nil {
-		return Output{}, classify(fmt.Errorf("%s: %w", l.Stage, err))
+		return Output{}, classify(ctx, fmt.Errorf("%s: %w", l.Stage, err))
 	}
 	out := Output{Tables: r.Tables, Metrics: r.Metrics, Seconds: seconds, Reused: reused}
 	if reused && r.Run != run.ID {
@@ -122,7 +152,7 @@ func (a *Activities) record(ctx context.Context, run Run, name string, v any) er
 		err = a.Store.Put(ctx, "runs/"+run.ID+"/"+name+".json", raw)
 	}
 	if err != nil {
-		return classify(fmt.Errorf("record %s: %w", name, err))
+		return classify(ctx, fmt.Errorf("record %s: %w", name, err))
 	}
 	return nil
 }
@@ -204,7 +234,7 @@ type Resolved struct {
 func (a *Activities) Resolve(ctx context.Context, given json.RawMessage) (Resolved, error) {
 	p, err := recipes.Resolve(given)
 	if err != nil {
-		return Resolved{}, classify(invalid{err})
+		return Resolved{}, classify(ctx, invalid{err})
 	}
 	return a.freeze(ctx, p)
 }
@@ -213,11 +243,11 @@ func (a *Activities) Resolve(ctx context.Context, given json.RawMessage) (Resolv
 func (a *Activities) freeze(ctx context.Context, p recipes.Plan) (Resolved, error) {
 	raw, err := datasets.Canonical(p)
 	if err != nil {
-		return Resolved{}, classify(invalid{err})
+		return Resolved{}, classify(ctx, invalid{err})
 	}
 	ref, err := datasets.SaveBlob(ctx, a.Store, raw)
 	if err != nil {
-		return Resolved{}, classify(fmt.Errorf("store plan: %w", err))
+		return Resolved{}, classify(ctx, fmt.Errorf("store plan: %w", err))
 	}
 	return Resolved{Plan: p, Ref: ref}, nil
 }
@@ -239,15 +269,15 @@ type Tuned struct {
 func (a *Activities) Tune(ctx context.Context, in TuneInput) (Tuned, error) {
 	old, err := a.plan(ctx, Run{Plan: in.Plan})
 	if err != nil {
-		return Tuned{}, classify(err)
+		return Tuned{}, classify(ctx, err)
 	}
 	p, err := recipes.Tune(old, in.Changes, in.StepsDone)
 	if err != nil {
-		return Tuned{}, classify(invalid{err})
+		return Tuned{}, classify(ctx, invalid{err})
 	}
 	t := Tuned{}
 	if t.Changes, err = datasets.Canonical(in.Changes); err != nil {
-		return Tuned{}, classify(invalid{err})
+		return Tuned{}, classify(ctx, invalid{err})
 	}
 	t.Resolved, err = a.freeze(ctx, p)
 	return t, err

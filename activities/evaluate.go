@@ -44,7 +44,7 @@ type Score struct {
 func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluation, error) {
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Evaluation{}, classify(err)
+		return Evaluation{}, classify(ctx, err)
 	}
 	rounds := []Round{in.Sampled}
 	if in.Greedy != nil {
@@ -56,7 +56,7 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 	}
 	var e Evaluation
 	l := datasets.Lineage{Stage: "summarise", Version: 1, Step: in.Step, Inputs: hashes(refs...), Params: params(plan.Verifier)}
-	out, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	out, err := a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		var ids, texts, verdicts []string
 		var levels, samples []int32
 		var rewards []float64
@@ -84,18 +84,18 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 		return datasets.Result{Tables: map[string]datasets.Ref{"evaluation": ref}}, err
 	})
 	if err != nil {
-		return e, err
+		return Evaluation{}, err
 	}
 	if out.Reused { // the figures follow from the rollouts; those of work that another run was quicker with are dropped
 		e = Evaluation{}
 		for i, r := range rounds {
 			v, err := a.verify(ctx, r, plan.Verifier)
 			if err != nil {
-				return e, classify(err)
+				return e, classify(ctx, err)
 			}
 			t, err := a.loadAll(ctx, r.Rollouts)
 			if err != nil {
-				return e, classify(err)
+				return e, classify(ctx, err)
 			}
 			e.tally(v, slices.Clone(datasets.Level.Get(t)), i == 1)
 			t.Release()

@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,10 +26,9 @@ type WarmInput struct {
 // Warm trains the policy on worked solutions: the policy-gradient update with
 // advantage 1 and ratio 1, whose gradient is that of the log-likelihood.
 func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
-	defer beat(ctx)()
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	l := datasets.Lineage{Stage: "warm", Version: 2, Step: in.From, Inputs: hashes(in.Train, in.Policy), Params: params(struct {
 		Warmup   recipes.Warmup
@@ -36,7 +36,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		Backend  string
 		Steps    int
 	}{plan.Warmup, warmLearning(plan), plan.Backend, in.Steps})}
-	warmed, err := a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	warmed, err := a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Train)
 		if err != nil {
 			return datasets.Result{}, err
@@ -145,17 +145,20 @@ type UpdateInput struct {
 	Metrics    map[string]float64 `json:"metrics"` // of the stages before, to be kept with the step
 }
 
+// MetricNaN is 1 where the update's loss, gradient or weights were not finite.
+const MetricNaN = "update/nan"
+
 // TableMetrics is the table that Update returns beside TablePolicy.
 const TableMetrics = "metrics"
 
 // Update performs the policy update on the kept completions and tokens and
 // writes the step's metrics. A step that kept nothing leaves the policy as it
-// is; the first update starts with a fresh optimizer, whatever warmed it up.
+// is, and so does one whose update is not finite (MetricNaN); the first update
+// starts with a fresh optimizer, whatever warmed it up.
 func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error) {
-	defer beat(ctx)()
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	l := datasets.Lineage{Stage: "update", Version: 2, Step: in.Step, Inputs: hashes(in.Policy, in.Selections, in.Reference), Params: params(struct {
 		Learning           policy.Learning
@@ -163,7 +166,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		MeasureEvery, TopK int
 		Metrics            map[string]float64
 	}{learningKey(plan), plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		batch, err := a.batch(ctx, plan, in)
 		if err != nil {
 			return datasets.Result{}, err
@@ -188,10 +191,14 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 				maps.Copy(metrics, updateMetrics(m))
 				return nil
 			})
-			if err != nil {
+			if errors.Is(err, policy.ErrNotFinite) {
+				a.Log.Warn().Str("run", in.Run.ID).Int("step", in.Step).Err(err).Msg("update left out")
+				out, batch = in.Policy, nil
+				metrics[MetricNaN] = 1
+			} else if err != nil {
 				return datasets.Result{}, err
 			}
-			if plan.MeasureEvery > 0 && in.Step%plan.MeasureEvery == 0 {
+			if len(batch) > 0 && plan.MeasureEvery > 0 && in.Step%plan.MeasureEvery == 0 {
 				measured, err := a.divergence(ctx, plan, in, out)
 				if err != nil {
 					return datasets.Result{}, fmt.Errorf("measure divergence: %w", err)
@@ -217,7 +224,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 			return datasets.Result{}, err
 		}
 		r := datasets.Result{Tables: map[string]datasets.Ref{TablePolicy: out, TableMetrics: table}, Metrics: map[string]float64{"trained": float64(trained)}}
-		for _, n := range []string{"loss", "grad_norm", "kl", "learning_rate"} {
+		for _, n := range []string{"loss", "grad_norm", "kl", "learning_rate", MetricNaN} {
 			if v, ok := metrics[n]; ok {
 				r.Metrics[n] = v
 			}

@@ -31,10 +31,9 @@ const (
 // Mask runs the plan's masking stages, those that need the policy's score pass,
 // and returns the selections with what they decided.
 func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
-	defer beat(ctx)()
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	l := datasets.Lineage{Stage: "mask", Version: 1, Step: in.Step, Inputs: hashes(in.Policy, in.Selections, in.Reference), Params: params(struct {
 		Mask     []datasets.Call
@@ -43,7 +42,7 @@ func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
 		TopK     int
 		Steps    int
 	}{plan.Mask, learningKey(plan), plan.Backend, plan.MaskTopK, plan.Horizon()})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		var none datasets.Result
 		c, err := a.selected(ctx, plan, in.Rounds, in.Selections)
 		if err != nil {

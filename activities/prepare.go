@@ -31,10 +31,9 @@ const (
 // first policy. Prompts that do not fit the context are refused, or left out
 // with skip_bad.
 func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
-	defer beat(ctx)()
 	plan, err := a.plan(ctx, run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	var inputs []string
 	for _, name := range []string{plan.Problems, plan.EvalProblems} {
@@ -43,13 +42,13 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		}
 		ref, err := a.published(ctx, name)
 		if err != nil {
-			return Output{}, classify(err)
+			return Output{}, classify(ctx, err)
 		}
 		inputs = append(inputs, ref.Hash)
 	}
 	need, err := a.reach(ctx, plan)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	l := datasets.Lineage{Stage: "prepare", Version: 2, Inputs: inputs, Params: params(struct {
 		Problems, EvalProblems, Policy, Verifier string
@@ -61,7 +60,7 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		Reach                                    reach
 	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
 		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need})}
-	out, err := a.stage(ctx, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	out, err := a.stage(ctx, run, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
 		if err != nil {
 			return datasets.Result{}, err

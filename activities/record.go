@@ -50,7 +50,7 @@ func (a *Activities) Record(ctx context.Context, run Run, c Checkpoint) error {
 		err = a.Store.Put(ctx, StepKey(run.ID, c.Step), raw)
 	}
 	if err != nil {
-		return classify(fmt.Errorf("record step %d: %w", c.Step+1, err))
+		return classify(ctx, fmt.Errorf("record step %d: %w", c.Step+1, err))
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (a *Activities) Open(ctx context.Context, in OpenInput) (Opened, error) {
 	if err == nil {
 		err = a.discard(ctx, in.Run, kept)
 	}
-	return opened, classify(err)
+	return opened, classify(ctx, err)
 }
 
 // RewindInput says where a run that is going on goes back to.
@@ -94,13 +94,13 @@ type RewindInput struct {
 func (a *Activities) Rewind(ctx context.Context, in RewindInput) (Opened, error) {
 	given, err := rewinding(in)
 	if err != nil {
-		return Opened{}, classify(invalid{err})
+		return Opened{}, classify(ctx, invalid{err})
 	}
 	opened, _, err := Resolve(ctx, a.Store, OpenInput{Run: in.Run, Given: given})
 	if err == nil {
 		opened.Resolved, err = a.freeze(ctx, opened.Plan)
 	}
-	return opened, classify(err)
+	return opened, classify(ctx, err)
 }
 
 // rewinding is a rewind in the form of a fork of oneself.
@@ -122,7 +122,7 @@ func rewinding(in RewindInput) (json.RawMessage, error) {
 // Discard removes a run's records of the steps after the first done ones. What
 // they name stays until the garbage is collected.
 func (a *Activities) Discard(ctx context.Context, run Run, done int) error {
-	return classify(a.discard(ctx, run.ID, done))
+	return classify(ctx, a.discard(ctx, run.ID, done))
 }
 
 func (a *Activities) discard(ctx context.Context, run string, done int) error {

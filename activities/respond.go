@@ -37,10 +37,10 @@ const (
 func (a *Activities) Respond(ctx context.Context, in RespondInput) (Output, error) {
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	if in.Stage >= len(plan.Respond) {
-		return Output{}, classify(invalid{fmt.Errorf("respond[%d]: the plan has %d", in.Stage, len(plan.Respond))})
+		return Output{}, classify(ctx, invalid{fmt.Errorf("respond[%d]: the plan has %d", in.Stage, len(plan.Respond))})
 	}
 	call := plan.Respond[in.Stage]
 	inputs := []datasets.Ref{in.Problems, in.State, in.Policy}
@@ -52,7 +52,7 @@ func (a *Activities) Respond(ctx context.Context, in RespondInput) (Output, erro
 		Turn, Steps, Tries, MaxCompletion int
 		NextGroup                         int32
 	}{call, in.Turn, plan.Horizon(), plan.NumGenerations, plan.Sampling.MaxCompletionLength, in.NextGroup})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
 			return datasets.Result{}, err

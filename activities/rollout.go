@@ -35,7 +35,7 @@ const MetricPosed = "posed"
 func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, error) {
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	if plan.Propose.Stage != curriculum.Oracle.Name {
 		in.Known = nil // and no part of the key
@@ -48,7 +48,7 @@ func (a *Activities) Propose(ctx context.Context, in ProposeInput) (Output, erro
 		Known                         []Score
 		AnswerNoise                   float64
 	}{plan.Propose, in.Posed, in.FirstGroup, in.Groups, plan.NumGenerations, plan.Horizon(), in.Known, plan.AnswerNoise})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
 			return datasets.Result{}, err
@@ -81,7 +81,7 @@ type PoseInput struct {
 // Pose proposes every problem of a set once.
 func (a *Activities) Pose(ctx context.Context, in PoseInput) (Output, error) {
 	l := datasets.Lineage{Stage: "pose", Version: 2, Inputs: hashes(in.Problems), Params: params(in.NumGenerations)}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
 			return datasets.Result{}, err
@@ -164,10 +164,9 @@ const TableRollouts = "rollouts"
 // n·(shard+1)/shards) of the proposals. The randomness of a completion is a
 // function of (seed, purpose, step, problem, group, sample).
 func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, error) {
-	defer beat(ctx)()
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	sampling := plan.Sampling
 	if in.Greedy {
@@ -178,7 +177,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		Sampling         policy.Sampling
 		Shard, Shards    int
 	}{in.Purpose, plan.Backend, sampling, in.Shard, in.Shards})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		model, err := a.Policies.model(ctx, in.Policy)
 		if err != nil {
 			return datasets.Result{}, err

@@ -57,11 +57,11 @@ const MetricMixed = "mixed_groups"
 func (a *Activities) Score(ctx context.Context, in ScoreInput) (Output, error) {
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	l := datasets.Lineage{Stage: "score", Version: 2, Step: in.Step, Params: params(plan.Verifier),
 		Inputs: hashes(append([]datasets.Ref{in.Round.Proposals}, in.Round.Rollouts...)...)}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		v, err := a.verify(ctx, in.Round, plan.Verifier)
 		if err != nil {
 			return datasets.Result{}, err

@@ -123,7 +123,7 @@ const TableSelections = "selections"
 func (a *Activities) Select(ctx context.Context, in SelectInput) (Output, error) {
 	plan, err := a.plan(ctx, in.Run)
 	if err != nil {
-		return Output{}, classify(err)
+		return Output{}, classify(ctx, err)
 	}
 	rounds := answers(in.Rounds)
 	inputs := append([]datasets.Ref{in.State}, rollouts(rounds)...)
@@ -136,7 +136,7 @@ func (a *Activities) Select(ctx context.Context, in SelectInput) (Output, error)
 		Steps, Carried, MaxTokens int
 		Responds                  bool
 	}{plan.Assess, plan.Select, plan.Horizon(), in.Carried, plan.Sampling.MaxCompletionLength, len(plan.Respond) > 0})}
-	return a.stage(ctx, in.Run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
+	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		return a.selectRows(ctx, in, plan, l)
 	})
 }

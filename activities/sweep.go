@@ -19,5 +19,5 @@ func (a *Activities) Expand(ctx context.Context, given json.RawMessage) (recipes
 	if err != nil && failed == nil {
 		err = invalid{err}
 	}
-	return s, classify(err)
+	return s, classify(ctx, err)
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gradus-rl/gradus/datasets"
 )
 
 // Engine computes with one policy on one device: it generates and scores.
@@ -200,6 +202,7 @@ func (e *Engine) forward(ctx context.Context, programs [2]*program, rows []Row, 
 	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
 	samples := width(all, 1)
 	for _, b := range batches(split(all, samples), samples, c.fits(scoreFloats)) {
+		datasets.Progress(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/gradus-rl/gradus/datasets"
 )
 
 // Prompt is one completion to generate. Rows with equal IDs share the
@@ -85,6 +87,7 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 	var scratch Scratch
 	column := make([]float32, e.decoder.VocabSize)
 	for position := 0; ; position++ {
+		datasets.Progress(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -106,7 +109,7 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 			}
 			token, logprob, entropy := s.Choose(column, prompts[row].Stream, position, &scratch)
 			if token < 0 {
-				return fmt.Errorf("row %d, token %d: the logits are no distribution (NaN or infinite)", row, position)
+				return fmt.Errorf("row %d, token %d: the logits are no distribution: %w", row, position, ErrNotFinite)
 			}
 			r := &result[row]
 			r.IDs, r.LogProbs, r.Entropies = append(r.IDs, token), append(r.LogProbs, logprob), append(r.Entropies, entropy)
@@ -176,6 +179,7 @@ func (g *generation) prefill(ctx context.Context) error {
 		chunk = (chunk + 1) / 2
 	}
 	for from := 0; from < b.prompts; from += chunk {
+		datasets.Progress(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -323,6 +323,10 @@ func loadState(ctx context.Context, store datasets.Store, ref datasets.Ref, opti
 		}
 		return datasets.LoadBlob(ctx, store, r)
 	}, optimizer)
+	var damaged *datasets.DamagedError
+	if errors.As(err, &damaged) { // a file is made anew with its policy
+		return nil, &datasets.DamagedError{Ref: ref, Err: fmt.Errorf("load policy %s: %w", ref.Hash, err)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load policy %s: %w", ref.Hash, err)
 	}

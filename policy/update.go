@@ -11,6 +11,8 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gradus-rl/gradus/datasets"
 )
 
 // Sample is one completion to learn from. Every column has one value per token
@@ -203,6 +205,10 @@ func (c Config) validateSample(s Sample, l Learning) error {
 	return nil
 }
 
+// ErrNotFinite is the error of an update or a generation whose figures became NaN
+// or infinite.
+var ErrNotFinite = errors.New("not finite")
+
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
 // open makes sure that there are n shards.
@@ -236,7 +242,7 @@ func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample,
 	}
 	norm := gradient.norm()
 	if !finite(norm) {
-		return fmt.Errorf("the gradient norm is %v", norm)
+		return fmt.Errorf("the gradient norm is %v: %w", norm, ErrNotFinite)
 	}
 	scale := 1.0
 	if l.MaxGradNorm > 0 && norm > l.MaxGradNorm {
@@ -277,6 +283,7 @@ func (t *Trainer) gradient(ctx context.Context, w Weights, samples []Sample, l L
 			}
 			defer release(inputs...)
 			for _, b := range batches(parts[i], width, c.fitsGradient(gradientFloats)) {
+				datasets.Progress(ctx)
 				if err := ctx.Err(); err != nil {
 					return err
 				}
@@ -300,7 +307,7 @@ func (t *Trainer) gradient(ctx context.Context, w Weights, samples []Sample, l L
 		}
 	}
 	if !finite(loss) {
-		return nil, fmt.Errorf("the loss is %v", loss)
+		return nil, fmt.Errorf("the loss is %v: %w", loss, ErrNotFinite)
 	}
 	m.batch(samples, statistics, loss, l)
 	return sums[0], nil
@@ -470,7 +477,7 @@ func (s *State) adamW(gradient Weights, scale, rate float64, l Learning) error {
 			v[j] = b2*v[j] + (1-b2)*g*g
 			w[j] = keep*w[j] - stepSize*m[j]/(float32(math.Sqrt(float64(v[j])))*root+epsilon)
 			if x := float64(w[j]); !finite(x) {
-				return fmt.Errorf("%s: element %d becomes %v", t.Name, j, x)
+				return fmt.Errorf("%s: element %d becomes %v: %w", t.Name, j, x, ErrNotFinite)
 			}
 		}
 	}

@@ -52,6 +52,7 @@ type Plan struct {
 
 	MaskTopK     int `json:"mask_top_k"`    // likeliest tokens that the score pass looks at
 	MeasureEvery int `json:"measure_every"` // steps between measurements of what an update did to the policy, 0 = never
+	MaxNaNSteps  int `json:"max_nan_steps"` // updates in a row that may be left out as not finite before the run pauses itself
 
 	Fork *Origin `json:"fork,omitempty"` // the step of another run that this one goes on from
 
@@ -110,6 +111,7 @@ func (p Plan) Validate() error {
 		{"answer_noise", p.AnswerNoise, 0, 1},
 		{"mask_top_k", float64(p.MaskTopK), 1, 1e6},
 		{"measure_every", float64(p.MeasureEvery), 0, 1e7},
+		{"max_nan_steps", float64(p.MaxNaNSteps), 1, 1e6},
 		{"heartbeat_timeout", p.HeartbeatTimeout, 1, 3600},
 		{"warmup.max_steps", float64(p.Warmup.MaxSteps), 0, 1e6},
 		{"warmup.batch_size", float64(p.Warmup.BatchSize), 1, 1e5},

@@ -120,8 +120,8 @@ func baseline() Plan {
 		Respond:    []datasets.Call{},
 		Select:     calls(sampling.DynamicFilter.Name, sampling.GRPOAdvantage.Name),
 		Mask:       []datasets.Call{},
-		MaskTopK:   50,
-		Reuse:      true,
+		MaskTopK:   50, MaxNaNSteps: 3,
+		Reuse: true,
 
 		HeartbeatTimeout: 10,
 	}

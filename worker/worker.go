@@ -45,6 +45,7 @@ type Options struct {
 	Rollouts  int      // rollout shards at once, and activities of runs on workflows.QueueAll; 0 = GOMAXPROCS
 	Updates   int      // updates at once, of different experiments; 0 = 1
 	Grace     time.Duration
+	Stall     time.Duration // how long a stage may make no progress before it is given up; 0 = activities.DefaultStall
 	Idle      time.Duration // after which an unused engine is freed; 0 = activities.DefaultIdle
 
 	CacheMemory int64  // bytes of policies kept in memory; 0 = activities.DefaultMemory
@@ -104,7 +105,12 @@ type Worker struct {
 	attempts *attempts
 	cache    *datasets.Cache // nil without a folder
 	options  Options
+	hung     chan error
 }
+
+// Hung receives an error when stages of this process hang: only its end frees
+// what they hold.
+func (w *Worker) Hung() <-chan error { return w.hung }
 
 // Start takes back what a predecessor of the same name left behind, connects the
 // roles to their queues and begins to poll.
@@ -132,7 +138,7 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 			return nil, err
 		}
 	}
-	w := &Worker{client: c, attempts: newAttempts(o), options: o}
+	w := &Worker{client: c, attempts: newAttempts(o), options: o, hung: make(chan error, 1)}
 	policies := store
 	if o.CacheDir != "" {
 		if w.cache, err = datasets.NewCache(store, o.CacheDir, cmp.Or(o.CacheSize, DefaultCacheSize)); err != nil {
@@ -148,7 +154,12 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 	w.policies = activities.NewPolicies(policies)
 	w.policies.Memory, w.policies.Idle = cmp.Or(o.CacheMemory, w.policies.Memory), cmp.Or(o.Idle, w.policies.Idle)
 	w.policies.Trainers = max(w.policies.Trainers, o.Updates)
-	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log}
+	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log, Stall: o.Stall, Hung: func(err error) {
+		select {
+		case w.hung <- err:
+		default: // said before
+		}
+	}}
 	roles := slices.Compact(slices.Sorted(slices.Values(o.Roles)))
 	if len(roles) == len(Roles()) {
 		roles = append(roles, RoleAll)

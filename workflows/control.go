@@ -151,7 +151,7 @@ func (e *experiment) when() string {
 }
 
 func (e *experiment) mayControl(json.RawMessage) error {
-	if e.over {
+	if e.over && e.Status.Phase != "paused" {
 		return errors.New("the training is over; only its last evaluation goes on")
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 func Evaluate(ctx workflow.Context, given json.RawMessage) (*activities.Evaluation, error) {
 	e := &experiment{}
 	e.id.ID = workflow.GetInfo(ctx).WorkflowExecution.ID
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Resolve, given).Get(ctx, &e.Resolved); err != nil {
+	if err := e.brief(ctx, &e.Resolved, acts.Resolve, given); err != nil {
 		return nil, err
 	}
 	if e.plan().Policy == "" {
@@ -24,7 +24,7 @@ func Evaluate(ctx workflow.Context, given json.RawMessage) (*activities.Evaluati
 	e.id.Plan = e.Resolved.Ref
 	e.Status.Recipe = e.plan().Recipe
 	var out activities.Output
-	if err := workflow.ExecuteActivity(e.on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
+	if err := e.do(ctx, QueueCPU, acts.Prepare, e.id, &out); err != nil {
 		return nil, err
 	}
 	e.Setup, e.Policy = out.Tables, out.Tables[activities.TablePolicy]

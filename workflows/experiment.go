@@ -69,7 +69,10 @@ type Status struct {
 	Stopped bool                   `json:"stopped,omitempty"` // told to stop
 	Tuned   []Tuning               `json:"tuned,omitempty"`   // oldest first
 	Reused  Reused                 `json:"reused,omitzero"`
-	Fork    *recipes.Origin        `json:"fork,omitempty"` // where the run comes from
+	Fork    *recipes.Origin        `json:"fork,omitempty"`        // where the run comes from
+	Trouble string                 `json:"trouble,omitempty"`     // why what the run waits for has failed so far
+	Mended  int                    `json:"mended,omitempty"`      // damaged objects that were made anew
+	NaN     int                    `json:"nan_updates,omitempty"` // updates left out as not finite
 }
 
 // StepSummary is the figures of one step that its live line shows.
@@ -103,11 +106,13 @@ type Result struct {
 	Tokens        int64                  `json:"tokens"`         // generated in training
 	Trained       int64                  `json:"tokens_trained"` // kept for the update
 	Verified      int64                  `json:"verifier_calls"`
-	Masked        int64                  `json:"tokens_masked"`    // rejected by masking stages
-	Inspected     int64                  `json:"tokens_inspected"` // that masking stages looked at
-	Curve         []Point                `json:"curve"`            // an entry per evaluation on the held-out problems
-	Fork          *recipes.Origin        `json:"fork,omitempty"`   // whose figures until that step count as this run's
-	Reused        Reused                 `json:"reused,omitzero"`  // of what earlier runs had done; the figures above count it as if done anew
+	Masked        int64                  `json:"tokens_masked"`         // rejected by masking stages
+	Inspected     int64                  `json:"tokens_inspected"`      // that masking stages looked at
+	Curve         []Point                `json:"curve"`                 // an entry per evaluation on the held-out problems
+	Fork          *recipes.Origin        `json:"fork,omitempty"`        // whose figures until that step count as this run's
+	Reused        Reused                 `json:"reused,omitzero"`       // of what earlier runs had done; the figures above count it as if done anew
+	Mended        int                    `json:"mended,omitempty"`      // damaged objects that were made anew
+	NaN           int                    `json:"nan_updates,omitempty"` // updates left out as not finite
 }
 
 // Point is the policy's held-out figures at some step, and what the training had
@@ -139,6 +144,7 @@ type Carried struct {
 	Pending   []activities.Round      `json:"pending,omitempty"` // rounds that wait for a full batch
 	Status    Status                  `json:"status"`
 	Result    Result                  `json:"result"`
+	NaNRow    int                     `json:"nan_row,omitempty"` // updates in a row that were left out as not finite
 }
 
 // Experiment trains a policy by one recipe. given is a JSON object with any
@@ -190,7 +196,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 	}
 	e.Status.Phase = "resolving"
 	var o opened
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Open, activities.OpenInput{Run: e.id.ID, Given: given}).Get(ctx, &o); err != nil {
+	if err := e.brief(ctx, &o, acts.Open, activities.OpenInput{Run: e.id.ID, Given: given}); err != nil {
 		return err
 	}
 	e.open(o)
@@ -215,7 +221,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 		return err
 	}
 	var out activities.Output
-	if err := workflow.ExecuteActivity(e.on(ctx, QueueCPU), acts.Prepare, e.id).Get(ctx, &out); err != nil {
+	if err := e.do(ctx, QueueCPU, acts.Prepare, e.id, &out); err != nil {
 		return err
 	}
 	e.reuse(out, &e.Result.Reused.Others)
@@ -338,7 +344,7 @@ func (e *experiment) warm(ctx workflow.Context) error {
 		steps = min(steps, w.MaxSteps-e.Status.Warm)
 		var out activities.Output
 		in := activities.WarmInput{Run: e.id, Train: e.Setup[activities.TableWarm], Policy: e.Policy, From: e.Status.Warm, Steps: steps}
-		if err := workflow.ExecuteActivity(e.on(ctx, QueueTrain), acts.Warm, in).Get(ctx, &out); err != nil {
+		if err := e.do(ctx, QueueTrain, acts.Warm, in, &out); err != nil {
 			return err
 		}
 		e.reuse(out, &e.Result.Reused.Updates)
@@ -371,9 +377,9 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 	for round := 0; round < p.MaxRolloutRounds && (round == 0 || kept < p.PromptsPerStep); round++ {
 		groups := p.PromptsPerStep - kept
 		var proposed activities.Output
-		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Propose, activities.ProposeInput{
+		if err := e.brief(ctx, &proposed, acts.Propose, activities.ProposeInput{
 			Run: e.id, Problems: e.Setup[activities.TableTrain], State: e.State, Step: e.Step, Posed: e.Posed, FirstGroup: e.NextGroup, Groups: groups, Known: known(e.Status.Current),
-		}).Get(ctx, &proposed); err != nil {
+		}); err != nil {
 			return left, err
 		}
 		e.reuse(proposed, &e.Result.Reused.Others)
@@ -392,9 +398,9 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 		return left, err
 	}
 	var selected, masked, updated activities.Output
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Select, activities.SelectInput{
+	if err := e.brief(ctx, &selected, acts.Select, activities.SelectInput{
 		Run: e.id, Step: e.Step, Problems: e.Setup[activities.TableTrain], State: e.State, Rounds: rounds, Carried: carried,
-	}).Get(ctx, &selected); err != nil {
+	}); err != nil {
 		return left, err
 	}
 	e.State = selected.Tables[activities.TableState]
@@ -407,9 +413,9 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 		e.Pending = rounds
 	} else {
 		if len(p.Mask) > 0 {
-			if err := workflow.ExecuteActivity(e.on(ctx, QueueTrain), acts.Mask, activities.MaskInput{
+			if err := e.do(ctx, QueueTrain, acts.Mask, activities.MaskInput{
 				Run: e.id, Step: e.Step, Rounds: rounds, Selections: left.Selections, Policy: e.Policy, Reference: e.Reference,
-			}).Get(ctx, &masked); err != nil {
+			}, &masked); err != nil {
 				return left, err
 			}
 			left.Selections = masked.Tables[activities.TableSelections]
@@ -419,14 +425,15 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 			e.Result.Masked += int64(masked.Metrics[activities.MetricMasked])
 			e.Result.Inspected += int64(masked.Metrics[activities.MetricInspected])
 		}
-		if err := workflow.ExecuteActivity(e.on(ctx, QueueTrain), acts.Update, activities.UpdateInput{
+		if err := e.do(ctx, QueueTrain, acts.Update, activities.UpdateInput{
 			Run: e.id, Step: e.Step, Rounds: rounds, Selections: left.Selections,
 			Policy: e.Policy, Reference: e.Reference, Metrics: t.metrics,
-		}).Get(ctx, &updated); err != nil {
+		}, &updated); err != nil {
 			return left, err
 		}
 		e.Policy = updated.Tables[activities.TablePolicy]
 		e.reuse(updated, &e.Result.Reused.Updates)
+		e.finite(updated)
 		t.work += updated.Seconds
 	}
 	left.Metrics = updated.Tables[activities.TableMetrics]
@@ -475,7 +482,7 @@ func (e *experiment) try(ctx workflow.Context, r *activities.Round, t *tally) (m
 		return 0, nil
 	}
 	var scored activities.Output
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Score, activities.ScoreInput{Run: e.id, Step: e.Step, Round: *r}).Get(ctx, &scored); err != nil {
+	if err := e.brief(ctx, &scored, acts.Score, activities.ScoreInput{Run: e.id, Step: e.Step, Round: *r}); err != nil {
 		return 0, err
 	}
 	r.Scores = scored.Tables[activities.TableScores]
@@ -494,10 +501,10 @@ func (e *experiment) respond(ctx workflow.Context, rounds []activities.Round, ca
 	for i, call := range e.plan().Respond {
 		for turn := range maxTurns {
 			var out activities.Output
-			if err := workflow.ExecuteLocalActivity(short(ctx), acts.Respond, activities.RespondInput{
+			if err := e.brief(ctx, &out, acts.Respond, activities.RespondInput{
 				Run: e.id, Step: e.Step, Stage: i, Turn: turn, Problems: e.Setup[activities.TableTrain], State: e.State, Policy: e.Policy,
 				Rounds: rounds[carried:], NextGroup: e.NextGroup,
-			}).Get(ctx, &out); err != nil {
+			}); err != nil {
 				return nil, err
 			}
 			e.reuse(out, &e.Result.Reused.Responses)
@@ -563,15 +570,18 @@ type drawn struct {
 // rollout draws a round's completions, one activity per shard.
 func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose string, step int, greedy bool) (d drawn, err error) {
 	shards := e.plan().RolloutShards
-	futures := make([]workflow.Future, shards)
-	for i := range shards {
-		futures[i] = workflow.ExecuteActivity(e.on(ctx, QueueRollout), acts.Rollout, activities.RolloutInput{
+	start := func(i int) workflow.Future {
+		return workflow.ExecuteActivity(e.on(ctx, QueueRollout), acts.Rollout, activities.RolloutInput{
 			Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy, Shard: i, Shards: shards,
 		})
 	}
-	for _, f := range futures {
+	futures := make([]workflow.Future, shards)
+	for i := range shards {
+		futures[i] = start(i)
+	}
+	for i, f := range futures {
 		var out activities.Output
-		if err := f.Get(ctx, &out); err != nil {
+		if err := e.await(ctx, f, func() workflow.Future { return start(i) }, &out); err != nil {
 			return d, err
 		}
 		shard := out.Tables[activities.TableRollouts]
@@ -601,7 +611,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 		tries = min(tries, 2) // the warm-up looks often and coarsely
 	}
 	var posed activities.Output
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: tries}).Get(ctx, &posed); err != nil {
+	if err := e.brief(ctx, &posed, acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: tries}); err != nil {
 		return nil, err
 	}
 	e.reuse(posed, &e.Result.Reused.Others)
@@ -611,7 +621,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 	}
 	if greedy {
 		var once activities.Output
-		if err := workflow.ExecuteLocalActivity(short(ctx), acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: 1}).Get(ctx, &once); err != nil {
+		if err := e.brief(ctx, &once, acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: 1}); err != nil {
 			return nil, err
 		}
 		e.reuse(once, &e.Result.Reused.Others)
@@ -621,7 +631,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 		}
 	}
 	var out activities.Evaluation
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Summarise, in).Get(ctx, &out); err != nil {
+	if err := e.brief(ctx, &out, acts.Summarise, in); err != nil {
 		return nil, err
 	}
 	e.reuse(activities.Output{Saved: out.Saved}, &e.Result.Reused.Others)
@@ -651,6 +661,15 @@ func (s Status) Markdown() string {
 	}
 	if s.Reason != "" {
 		fmt.Fprintf(&b, "Reason of the pause: %s\n\n", s.Reason)
+	}
+	if s.Trouble != "" {
+		fmt.Fprintf(&b, "Trouble: %s\n\n", s.Trouble)
+	}
+	if s.NaN > 0 {
+		fmt.Fprintf(&b, "Updates left out as not finite: %d.\n\n", s.NaN)
+	}
+	if s.Mended > 0 {
+		fmt.Fprintf(&b, "Damaged objects made anew: %d.\n\n", s.Mended)
 	}
 	if s.Stopped && s.Phase != "stopped" {
 		b.WriteString("Told to stop.\n\n")

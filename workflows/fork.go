@@ -36,7 +36,7 @@ func (e *experiment) record(ctx workflow.Context, left activities.StepRecord) er
 	c := e.Carried // what is asked of the run meanwhile does not change the copy
 	c.Status.Phase, c.Status.Recent, c.Status.Paused, c.Status.Reason, c.Status.Stopped = "", nil, false, "", false
 	left.Step, left.Plan, left.State, left.Policy = e.Step-1, e.Resolved.Ref, e.State, e.Policy
-	return workflow.ExecuteLocalActivity(short(ctx), acts.Record, e.id, activities.Checkpoint{StepRecord: left, Carried: c}).Get(ctx, nil)
+	return e.brief(ctx, nil, acts.Record, e.id, activities.Checkpoint{StepRecord: left, Carried: c})
 }
 
 func (e *experiment) mayRewind(json.RawMessage) error {
@@ -55,7 +55,7 @@ func (e *experiment) rewind(ctx workflow.Context, changes json.RawMessage) (Answ
 	}
 	defer e.tunes.Unlock()
 	var o opened
-	if err := workflow.ExecuteLocalActivity(short(ctx), acts.Rewind, activities.RewindInput{Run: e.id.ID, Changes: changes}).Get(ctx, &o); err != nil {
+	if err := e.brief(ctx, &o, acts.Rewind, activities.RewindInput{Run: e.id.ID, Changes: changes}); err != nil {
 		return Answer{}, err
 	}
 	e.back = &o
@@ -79,5 +79,5 @@ func (e *experiment) goBack(ctx workflow.Context) error {
 			e.Status.Recent = append(e.Status.Recent, s)
 		}
 	}
-	return workflow.ExecuteLocalActivity(short(ctx), acts.Discard, e.id, e.Step).Get(ctx, nil)
+	return e.brief(ctx, nil, acts.Discard, e.id, e.Step)
 }

@@ -50,15 +50,15 @@ func devCommand(t *target) *cobra.Command {
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Temporal UI  %s\nTemporal     %s\nstore        %s\nstate        %s\n\ntry: gradus run grpo --steps 20\n",
 				c.ui, c.stack.Temporal, c.stack.Store, t.dir)
-			err = c.watch(ctx, cmd.ErrOrStderr())
+			err = c.watch(ctx, w.Hung(), cmd.ErrOrStderr())
 			w.Stop()
 			return errors.Join(err, c.Close())
 		},
 	}
 }
 
-// watch waits for the end of ctx or of the stack, and tells of a full disk.
-func (c *connection) watch(ctx context.Context, out io.Writer) error {
+// watch waits for the end of ctx or of the stack, or for stages that hang, and tells of a full disk.
+func (c *connection) watch(ctx context.Context, hung <-chan error, out io.Writer) error {
 	tick := time.NewTicker(patience)
 	defer tick.Stop()
 	full := false
@@ -66,6 +66,8 @@ func (c *connection) watch(ctx context.Context, out io.Writer) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-hung:
+			return err
 		case <-c.stack.Done():
 			return errors.New("the local stack ended by itself; see temporal.log in the state folder")
 		case <-tick.C:
@@ -108,10 +110,13 @@ func workerCommand(t *target) *cobra.Command {
 				return errors.Join(err, c.Close())
 			}
 			o.Log.Info().Str("name", o.Name).Strs("roles", o.Roles).Msg("working")
-			<-ctx.Done()
+			select {
+			case <-ctx.Done():
+			case err = <-w.Hung():
+			}
 			o.Log.Info().Msg("draining")
 			w.Stop()
-			return c.Close()
+			return errors.Join(err, c.Close())
 		},
 	}
 	f := cmd.Flags()
@@ -119,6 +124,7 @@ func workerCommand(t *target) *cobra.Command {
 	f.StringVar(&o.Name, "name", "", "name that no other live worker has; what the last one of this name left behind is taken up at once (default: process and host)")
 	f.IntVar(&o.Rollouts, "rollouts", 0, "rollout shards at once (default: number of CPUs)")
 	f.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker may finish what it runs; then it gives it back")
+	f.DurationVar(&o.Stall, "progress-timeout", activities.DefaultStall, "how long a stage may make no progress before it is tried again, here or elsewhere; a worker in which 3 hang ends")
 	f.DurationVar(&o.Idle, "idle", activities.DefaultIdle, "after which an unused model leaves the accelerator")
 	f.StringVar(&memory, "cache-memory", "2GiB", "policies kept in memory")
 	f.StringVar(&o.CacheDir, "cache-dir", "", "folder that keeps policies; workers of one host may share it (default: none)")
