@@ -29,20 +29,22 @@ var layers = map[string][]string{
 	"claims":             {"datasets", "recipes", "statistics", "workflows"},
 	"simulate":           {"datasets", "datasets/families", "reward", "curriculum", "policy", "recipes", "activities", "workflows"},
 	"stack":              {"datasets"},
+	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
 }
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":   {"datasets", "datasets/families", "activities", "claims", "simulate", "cmd/gradus"},
-	"gonum.org/":                 {"statistics", "claims"},
-	"github.com/minio/minio-go/": {"datasets"},
-	"github.com/gomlx/":          {"policy"},
-	"go.temporal.io/":            {"activities", "workflows", "simulate", "worker", "cmd/gradus"},
-	"github.com/rs/zerolog":      {"activities", "simulate", "worker", "cmd/gradus"},
-	"github.com/spf13/cobra":     {"cmd/gradus"},
-	"google.golang.org/protobuf": {"cmd/gradus"},
+	"github.com/apache/arrow/":     {"datasets", "datasets/families", "activities", "claims", "simulate", "chaos", "cmd/gradus"},
+	"gonum.org/":                   {"statistics", "claims"},
+	"github.com/minio/minio-go/":   {"datasets"},
+	"github.com/gomlx/":            {"policy"},
+	"go.temporal.io/":              {"activities", "workflows", "simulate", "worker", "chaos", "cmd/gradus"},
+	"github.com/rs/zerolog":        {"activities", "simulate", "worker", "chaos", "cmd/gradus"},
+	"github.com/Shopify/toxiproxy": {"chaos"},
+	"github.com/spf13/cobra":       {"cmd/gradus"},
+	"google.golang.org/protobuf":   {"cmd/gradus"},
 }
 
 // The files are read in this process: the result of go list would be cached by

@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gradus-rl/gradus/chaos"
 	"github.com/gradus-rl/gradus/policy"
 	"github.com/gradus-rl/gradus/sampling"
 	"github.com/gradus-rl/gradus/simulate"
@@ -39,12 +42,13 @@ func (f figure) print(w io.Writer, output string) error {
 func benchCommand(t *target) *cobra.Command {
 	var backend string
 	o := claimsOptions{out: "."}
+	var fire chaos.Options
 	schedules, seed := 1000, uint64(1)
 	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy|select|claims|simulate",
+		Use:       "bench orchestration|policy|select|claims|simulate|chaos",
 		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy", "select", "claims", "simulate"},
+		ValidArgs: []string{"orchestration", "policy", "select", "claims", "simulate", "chaos"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
@@ -62,6 +66,9 @@ func benchCommand(t *target) *cobra.Command {
 				figures, err = t.benchOrchestration(ctx, cmd.ErrOrStderr())
 			case "policy":
 				figures, err = benchPolicy(ctx, backend)
+			case "chaos":
+				fire.Seed = seed
+				figures, err = benchChaos(ctx, fire, t.output == "text", cmd.OutOrStdout(), cmd.ErrOrStderr())
 			case "select":
 				figures, err = benchSelect(ctx)
 			case "simulate":
@@ -72,14 +79,16 @@ func benchCommand(t *target) *cobra.Command {
 				figures, err = benchSimulate(ctx, seed, schedules, parallel, cmd.ErrOrStderr())
 			}
 			for _, f := range figures {
-				if err := f.print(cmd.OutOrStdout(), t.output); err != nil {
-					return err
-				}
+				err = errors.Join(err, f.print(cmd.OutOrStdout(), t.output))
 			}
 			return err
 		},
 	}
 	f := cmd.Flags()
+	f.Float64Var(&fire.Minutes, "minutes", 3, "of bench chaos: how long faults are thrown")
+	f.DurationVar(&fire.Every, "every", 5*time.Second, "of bench chaos: time between two faults")
+	f.StringSliceVar(&fire.Only, "fault", nil, "of bench chaos: "+strings.Join(chaos.Kinds(), ", ")+" (default all)")
+	f.StringSliceVar(&fire.Plan, "set", nil, "of bench chaos: key=value over the experiment's plan")
 	f.StringVar(&backend, "backend", "go", "of bench policy: go, onnx or xla")
 	f.StringSliceVar(&o.names, "claim", nil, "of bench claims: "+claimNames()+" (default all)")
 	f.IntVar(&o.Seeds, "seeds", 10, "of bench claims: paired seeds")
@@ -88,7 +97,7 @@ func benchCommand(t *target) *cobra.Command {
 	f.BoolVar(&o.Quick, "quick", false, "of bench claims: a smoke run of minutes")
 	f.StringVar(&o.out, "out", ".", "of bench claims: folder for CLAIMS.md, claims.json, claims.arrow and the pictures")
 	f.IntVar(&schedules, "schedules", schedules, "of bench simulate: schedules of faults, a run each")
-	f.Uint64Var(&seed, "seed", seed, "of bench simulate: of the first schedule; the next ones count up")
+	f.Uint64Var(&seed, "seed", seed, "of bench chaos: of experiments and faults; of bench simulate: of the first schedule, the next ones count up")
 	return cmd
 }
 
