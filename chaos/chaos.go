@@ -109,7 +109,7 @@ func Bench(ctx context.Context, o Options) (r Report, err error) {
 		return r, fmt.Errorf("chaos: warm up the fleet: %w", err)
 	}
 	rng := rand.New(rand.NewPCG(o.Seed, 1))
-	left := time.Duration(o.Minutes * float64(time.Minute))
+	left, next := time.Duration(o.Minutes*float64(time.Minute)), o.Every
 	for i := uint64(0); left > 0 && ctx.Err() == nil; i++ {
 		p := Pair{Seed: o.Seed + i}
 		if err := f.empty(ctx); err != nil {
@@ -128,7 +128,7 @@ func Bench(ctx context.Context, o Options) (r Report, err error) {
 		}
 		fire := newFire(f, rng, o, r.Faults)
 		begin := time.Now()
-		burnt, err := f.run(ctx, fmt.Sprintf("fire-%d", p.Seed), o, p.Seed, func(ctx context.Context) { fire.burn(ctx, left) })
+		burnt, err := f.run(ctx, fmt.Sprintf("fire-%d", p.Seed), o, p.Seed, func(ctx context.Context) { fire.burn(ctx, left, &next) })
 		left -= time.Since(begin)
 		if err != nil {
 			return r, fmt.Errorf("chaos: run of seed %d under fire: %w", p.Seed, err)

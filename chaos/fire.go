@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -18,6 +19,10 @@ import (
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
+
+	"github.com/gradus-rl/gradus/activities"
+	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
 )
 
 // Kinds are the faults there are.
@@ -53,8 +58,10 @@ func newFire(f *fleet, rng *rand.Rand, o Options, counts map[string]int) *fire {
 }
 
 // burn throws a fault at every interval until ctx ends or the time is over, and
-// returns when all that it broke works again.
-func (b *fire) burn(ctx context.Context, limit time.Duration) {
+// returns when all that it broke works again. next is the time until the first
+// fault, and in the end until the one that was to come: intervals go on from one
+// experiment to the next.
+func (b *fire) burn(ctx context.Context, limit time.Duration, next *time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer b.over.Wait()
@@ -63,10 +70,13 @@ func (b *fire) burn(ctx context.Context, limit time.Duration) {
 		kinds = Kinds()
 	}
 	for {
-		pause(ctx, b.o.Every)
+		begin := time.Now()
+		pause(ctx, *next)
 		if ctx.Err() != nil {
+			*next -= time.Since(begin)
 			return
 		}
+		*next = b.o.Every
 		kind := kinds[b.rng.IntN(len(kinds))]
 		if what := b.throw(ctx, kind, b.rng.IntN(2), b.rng.Float64()); what != "" {
 			b.counts[kind]++
@@ -144,7 +154,7 @@ func (b *fire) throw(ctx context.Context, kind string, which int, much float64) 
 		b.kills++
 		return "one more worker, " + role + ", for 10s, then SIGKILL"
 	case "flip":
-		return b.flip(much)
+		return b.flip(ctx, much)
 	}
 	name, how, _ := strings.Cut(kind, "-")
 	s := b.f.server(name)
@@ -230,43 +240,91 @@ func (s *server) disturb(ctx context.Context, how string, length time.Duration) 
 	return cmp.Or(err, s.proxy.Update(off), s.proxy.Update(calm))
 }
 
-// flip changes a bit of one of the youngest objects or results in the store.
-func (b *fire) flip(much float64) string {
-	type file struct {
-		path string
-		at   time.Time
-		size int64
-	}
-	var files []file
+// flip changes a bit in the store: of what the next step needs, whose readers are
+// then killed, as they may have it in memory; or of one of the youngest files,
+// which somebody may be about to read.
+func (b *fire) flip(ctx context.Context, much float64) string {
 	root := filepath.Join(b.f.s3.dir, "s3", "gradus")
-	_ = filepath.WalkDir(filepath.Join(root, b.folder), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil // an empty store has no folders
-		}
-		if info, err := d.Info(); err == nil && info.Size() > 0 {
-			files = append(files, file{path, info.ModTime(), info.Size()})
-		}
-		return nil
-	})
-	if len(files) == 0 {
+	var paths []string
+	needed := b.folder == "objects" && b.rng.IntN(2) == 0
+	if needed {
+		paths = b.needed(ctx, root)
+	} else {
+		paths = youngest(filepath.Join(root, b.folder))
+	}
+	if len(paths) == 0 {
 		return ""
 	}
-	slices.SortFunc(files, func(a, b file) int { return cmp.Or(b.at.Compare(a.at), cmp.Compare(a.path, b.path)) })
-	youngest := files[:min(20, len(files))]
-	x := youngest[int(much*float64(len(youngest)))]
-	data, err := os.ReadFile(x.path)
+	path := paths[int(much*float64(len(paths)))]
+	data, err := os.ReadFile(path)
 	if err != nil || len(data) == 0 {
 		return ""
 	}
 	at := b.rng.IntN(len(data))
 	was := data[at]
 	data[at] ^= 1 << b.rng.IntN(8)
-	if write(x.path, at, data[at]) != nil {
+	if write(path, at, data[at]) != nil {
 		return ""
 	}
-	b.flips = append(b.flips, flip{x.path, data, at, was})
-	name, _ := filepath.Rel(root, x.path)
+	b.flips = append(b.flips, flip{path, data, at, was})
+	name, _ := filepath.Rel(root, path)
+	if needed {
+		for i := range b.f.workers {
+			if p := b.worker(i); p != nil {
+				p.signal(syscall.SIGKILL)
+				p.free()
+				b.kills++
+			}
+		}
+	}
 	return fmt.Sprintf("flipped a bit of byte %d in %s", at, name)
+}
+
+// needed are the files of the policy and the curriculum state that the newest step
+// of the run in hand has left.
+func (b *fire) needed(ctx context.Context, root string) (paths []string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	b.f.mu.Lock()
+	run := strings.TrimPrefix(b.f.following.name, "cli-")
+	b.f.mu.Unlock()
+	steps, err := b.f.store.List(ctx, "runs/"+run+"/steps/")
+	if err != nil || len(steps) == 0 {
+		return nil
+	}
+	raw, err := b.f.store.Get(ctx, steps[len(steps)-1].Key)
+	var step activities.StepRecord
+	if err != nil || json.Unmarshal(raw, &step) != nil {
+		return nil
+	}
+	refs := []datasets.Ref{step.State, step.Policy}
+	if m, err := policy.LoadManifest(ctx, b.f.store, step.Policy); err == nil {
+		refs = append(refs, m.Files[policy.WeightsFile], m.Files[policy.OptimizerFile])
+	}
+	for _, r := range refs {
+		found, err := filepath.Glob(filepath.Join(root, "objects", r.Hash+"*"))
+		if err == nil {
+			paths = append(paths, found...)
+		}
+	}
+	return paths
+}
+
+// youngest are the files under a folder that were written last.
+func youngest(folder string) []string {
+	at := map[string]time.Time{}
+	_ = filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // an empty store has no folders
+		}
+		if info, err := d.Info(); err == nil && info.Size() > 0 {
+			at[path] = info.ModTime()
+		}
+		return nil
+	})
+	paths := slices.Collect(maps.Keys(at))
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Or(at[b].Compare(at[a]), cmp.Compare(a, b)) })
+	return paths[:min(20, len(paths))]
 }
 
 // restore undoes the flips that nobody has read since, and so nobody made anew,
