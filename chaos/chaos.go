@@ -27,10 +27,10 @@ type Options struct {
 	Every    time.Duration // between two faults
 	Only     []string      // kinds of faults; nil = [Kinds]
 	Plan     []string      // key=value pairs over the experiment's plan
-	Program  []string      // the gradus program and its environment's additions follow in Env
-	Env      []string
-	Dir      string    // empty folder for state and logs
-	Progress io.Writer // told of every fault and experiment
+	Program  []string      // the gradus program, and arguments before all others
+	Env      []string      // additions to its environment
+	Dir      string        // empty folder for state and logs
+	Progress io.Writer     // told of every fault and experiment
 }
 
 // Pair is an experiment in its two forms.
