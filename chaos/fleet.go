@@ -36,7 +36,8 @@ type fleet struct {
 	workers  []*process
 	client   client.Client
 	store    datasets.Store
-	secrets  []string // planted
+	secrets  []string // planted, and the gateway's
+	env      []string // of its processes, with the secrets
 
 	mu        sync.Mutex
 	following *process // the program that launched the run in hand
@@ -109,7 +110,9 @@ func startFleet(ctx context.Context, o Options) (f *fleet, err error) {
 			return f, err
 		}
 	}
-	f.secrets = append(plant(o.Seed), f.s3.stack.SecretKey)
+	secrets := plant(o.Seed)
+	f.env = append(environment(secrets), "AWS_ACCESS_KEY_ID="+f.s3.stack.AccessKey, "AWS_SECRET_ACCESS_KEY="+f.s3.stack.SecretKey)
+	f.secrets = append(secrets, f.s3.stack.SecretKey)
 	if f.store, err = datasets.OpenS3(ctx, datasets.S3Config{
 		Endpoint: "http://" + f.s3.proxy.Listen, Bucket: "gradus", AccessKey: f.s3.stack.AccessKey, SecretKey: f.s3.stack.SecretKey,
 	}); err != nil {
@@ -205,8 +208,7 @@ func (p *process) once(started func()) error {
 	}
 	cmd := exec.Command(p.f.o.Program[0], append(p.f.o.Program[1:len(p.f.o.Program):len(p.f.o.Program)], p.args...)...)
 	cmd.Env = append(os.Environ(), p.f.o.Env...)
-	cmd.Env = append(cmd.Env, environment(p.f.secrets)...)
-	cmd.Env = append(cmd.Env, "AWS_ACCESS_KEY_ID="+p.f.s3.stack.AccessKey, "AWS_SECRET_ACCESS_KEY="+p.f.s3.stack.SecretKey)
+	cmd.Env = append(cmd.Env, p.f.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = cmd.Start()
