@@ -94,9 +94,9 @@ func newWire(t *testing.T) *wire {
 	return w
 }
 
-// keep runs a worker behind the wire, again and again, until the test is over.
-// ended is told how each one ended.
-func (w *wire) keep(t *testing.T, ended func(*process), roles ...string) {
+// keep runs a worker behind the wire, again and again, until halt is called. ended
+// is told how each one ended.
+func (w *wire) keep(t *testing.T, ended func(*process), roles ...string) (halt func()) {
 	args := []string{"worker", "--temporal", local.Temporal, "--store", "s3://gradus?endpoint=" + w.URL, "--dir", t.TempDir()}
 	for _, r := range roles {
 		args = append(args, "--role", r)
@@ -123,13 +123,19 @@ func (w *wire) keep(t *testing.T, ended func(*process), roles ...string) {
 			p = start()
 		}
 	}()
-	t.Cleanup(func() {
+	return func() {
 		close(stop)
-		w.mu.Lock()
-		_ = w.at.Process.Signal(os.Kill)
-		w.mu.Unlock()
-		<-stopped
-	})
+		for {
+			w.mu.Lock()
+			_ = w.at.Process.Signal(os.Kill)
+			w.mu.Unlock()
+			select {
+			case <-stopped:
+				return
+			case <-time.After(50 * time.Millisecond): // one may just have been started
+			}
+		}
+	}
 }
 
 // A trainer that is killed before it writes a policy's manifest, when that is
@@ -160,7 +166,7 @@ func TestKilledTrainer(t *testing.T) {
 	before, during, after := once(0, manifest), once(1, manifest), once(2, recorded)
 	w.trip = before
 	w.done = func(r *http.Request, body []byte) syscall.Signal { return max(during(r, body), after(r, body)) }
-	w.keep(t, func(*process) {}, worker.RoleTrain)
+	defer w.keep(t, func(*process) {}, worker.RoleTrain)()
 	got := stackedRun(t, c, store, "killed")
 	w.mu.Lock()
 	n := kills
@@ -191,11 +197,12 @@ func TestTerminatedInEveryStage(t *testing.T) {
 		delete(left, stage)
 		return syscall.SIGTERM
 	}
-	w.keep(t, func(p *process) {
+	halt := w.keep(t, func(p *process) {
 		if p.ProcessState.ExitCode() != 0 {
 			t.Errorf("a worker that was told to stop ended with %v:\n%s", p.ProcessState, p.output())
 		}
 	})
+	defer halt()
 	got := stackedRun(t, c, store, "terminated")
 	w.mu.Lock()
 	for stage := range left {
