@@ -18,7 +18,7 @@ import (
 
 // incidental are figures that say how long something took or what befell it, and
 // not what came out.
-var incidental = []string{"seconds", "saved", "train_seconds", "orchestration_seconds", "curriculum_seconds", "mended", "reused"}
+var incidental = []string{"seconds", "saved", "train_seconds", "orchestration", "orchestration_seconds", "curriculum_seconds", "mended", "reused", "trouble"}
 
 // Digest is a hash over all that a run leaves behind: the records of its problems,
 // warm-up, steps and evaluations with the content addresses of every table and

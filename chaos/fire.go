@@ -40,6 +40,7 @@ type fire struct {
 	rng    *rand.Rand
 	counts map[string]int
 	kills  int
+	extra  int            // workers added
 	over   sync.WaitGroup // faults that are being mended
 	folder string         // of the store, in which bytes are flipped: an object can be made anew as long as its record is sound
 	flips  []flip
@@ -146,7 +147,8 @@ func (b *fire) throw(ctx context.Context, kind string, which int, much float64) 
 		return fmt.Sprintf("SIGSTOP %s for %s", p.name, length)
 	case "duplicate":
 		role := roles[int(much*float64(len(roles)))]
-		p := b.f.worker(role, "extra-"+role)
+		b.extra++
+		p := b.f.worker(role, fmt.Sprintf("extra-%d", b.extra))
 		b.after(func() {
 			pause(ctx, 10*time.Second)
 			p.end()

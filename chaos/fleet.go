@@ -136,7 +136,7 @@ func (f *fleet) servers() []string {
 
 // worker starts a worker that is started again whenever it ends.
 func (f *fleet) worker(role, name string) *process {
-	p := &process{f: f, name: name, args: append([]string{"worker", "--role", role, "--rollouts", "1", "--grace", "2s"}, f.servers()...), again: true}
+	p := &process{f: f, name: name, args: append([]string{"worker", "--role", role, "--name", name, "--rollouts", "1", "--grace", "2s"}, f.servers()...), again: true}
 	p.launch()
 	return p
 }
