@@ -16,7 +16,6 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -50,24 +49,23 @@ type experiment struct {
 	refused []string // updates
 }
 
-// execute runs the experiment, and again after the credentials were refused, and
-// returns its result. Panics of the test environment, such as a run that hangs,
-// are errors.
+// execute runs the experiment and returns its result. Where it pauses because the
+// credentials were refused, it is resumed. Panics of the test environment, such as
+// a run that hangs, are errors.
 func (e *experiment) execute() (result *workflows.Result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			result, err = nil, fmt.Errorf("panic: %v", p)
 		}
 	}()
-	deeds := e.deeds
-	e.deeds, e.fleet.first = slices.Clone(deeds), e.act
+	e.deeds, e.fleet.first = slices.Clone(e.deeds), e.act
 	given, carried := e.plan, (*workflows.Carried)(nil)
 	for {
 		e.env = e.environment()
+		e.watch(e.env)
 		e.env.ExecuteWorkflow(workflows.Experiment, given, carried)
 		err := e.env.GetWorkflowError()
 		var again *workflow.ContinueAsNewError
-		var app *temporal.ApplicationError
 		switch {
 		case errors.As(err, &again):
 			given, carried = nil, &workflows.Carried{}
@@ -75,11 +73,6 @@ func (e *experiment) execute() (result *workflows.Result, err error) {
 				return nil, err
 			}
 			e.fleet.counts[Renewed]++
-			continue
-		case errors.As(err, &app) && app.Type() == activities.ErrorDenied && e.fleet.denied:
-			e.fleet.denied = false
-			e.fleet.tries = map[string]int{}
-			given, carried, e.deeds = e.plan, nil, slices.Clone(deeds)
 			continue
 		case err != nil:
 			return nil, err
@@ -91,6 +84,22 @@ func (e *experiment) execute() (result *workflows.Result, err error) {
 		result := &workflows.Result{}
 		return result, e.env.GetWorkflowResult(result)
 	}
+}
+
+// watch does every hour what an operator does where the run has paused itself as
+// the credentials were refused: they are good again, and the run is resumed.
+func (e *experiment) watch(env *testsuite.TestWorkflowEnvironment) {
+	env.RegisterDelayedCallback(func() {
+		var s workflows.Status
+		answer, err := env.QueryWorkflow(workflows.QueryStatus)
+		if err == nil && answer.Get(&s) == nil && s.Phase == "paused" && strings.Contains(s.Reason, datasets.ErrDenied.Error()) {
+			e.fleet.denied = false
+			env.UpdateWorkflow(workflows.UpdateResume, "", &testsuite.TestUpdateCallback{OnReject: func(err error) {
+				e.refused = append(e.refused, "resume: "+err.Error())
+			}, OnComplete: func(any, error) {}})
+		}
+		e.watch(env)
+	}, time.Hour)
 }
 
 func (e *experiment) environment() *testsuite.TestWorkflowEnvironment {

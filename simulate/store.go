@@ -31,7 +31,7 @@ const (
 	Repeated                // a write is sent twice: PutOnce finds its own object, Put takes effect again later
 	Torn                    // a write fails and leaves the first part of the object
 	Aged                    // an object looks hours old, so that whoever uses it writes it again
-	Denied                  // the store refuses the credentials once: the run ends, and is started again
+	Denied                  // the store refuses the credentials once: the run pauses, and is resumed
 	Crash                   // the worker dies at an operation, before or after its effect, with all that it cached
 	Frozen                  // the worker is given up for dead at an operation, and goes on later
 	Racing                  // an attempt runs on two workers at once, their operations interleaved

@@ -158,8 +158,10 @@ func (r *recorded) read() error {
 		case "steps":
 			var s activities.StepRecord
 			err = json.Unmarshal(raw, &s)
-			r.steps = append(r.steps, s)
-			policies = append(policies, s.Policy)
+			if s.Metrics.Hash != "" { // the rounds of a step that waits are learnt from later
+				r.steps = append(r.steps, s)
+				policies = append(policies, s.Policy)
+			}
 		case "warm": // the last one counts; it sorts after the steps
 			var v activities.WarmRecord
 			err = json.Unmarshal(raw, &v)
@@ -257,7 +259,7 @@ func (r *recorded) check(result *workflows.Result) error {
 	if len(r.steps) == 0 {
 		return nil
 	}
-	waiting := r.plan.ShortBatch == "wait" // rounds that still wait are recorded nowhere
+	waiting := r.plan.ShortBatch == "wait" // those of rounds that still wait are not among them
 	if result.Completions != completions && !(waiting && result.Completions > completions) {
 		return fmt.Errorf("the result counts %d completions, and %d are recorded", result.Completions, completions)
 	}

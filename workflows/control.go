@@ -88,7 +88,7 @@ func (e *experiment) boundary(ctx workflow.Context) error {
 	for workflow.GetSignalChannel(ctx, SignalControl).ReceiveAsync(&update) { // none is lost, either
 		e.obey(update)
 	}
-	for e.Status.Paused || e.back != nil || !workflow.AllHandlersFinished(ctx) {
+	for e.Status.Paused || e.back != nil || e.Next != nil || !workflow.AllHandlersFinished(ctx) {
 		if err := e.hold(ctx); err != nil {
 			return err
 		}
@@ -98,8 +98,12 @@ func (e *experiment) boundary(ctx workflow.Context) error {
 		if err := e.goBack(ctx); err != nil {
 			return err
 		}
+		if e.adopt() { // the record has the plan that the steps to come follow
+			if err := e.record(ctx, e.Left); err != nil {
+				return err
+			}
+		}
 	}
-	e.adopt()
 	return nil
 }
 
@@ -118,14 +122,15 @@ func (e *experiment) hold(ctx workflow.Context) error {
 	return workflow.Await(ctx, func() bool { return !e.Status.Paused || e.back != nil })
 }
 
-// adopt makes a tuned plan the run's plan.
-func (e *experiment) adopt() {
+// adopt makes a tuned plan the run's plan, if there is one.
+func (e *experiment) adopt() bool {
 	if e.Next == nil {
-		return
+		return false
 	}
 	e.Resolved, e.Next = *e.Next, nil
 	e.id.Plan = e.Resolved.Ref
 	e.Status.Steps = e.plan().Steps
+	return true
 }
 
 // asked answers an update and shows what it changed.

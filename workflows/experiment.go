@@ -144,6 +144,7 @@ type Carried struct {
 	Pending   []activities.Round      `json:"pending,omitempty"` // rounds that wait for a full batch
 	Status    Status                  `json:"status"`
 	Result    Result                  `json:"result"`
+	Left      activities.StepRecord   `json:"left"`              // record of the last step that was done
 	NaNRow    int                     `json:"nan_row,omitempty"` // updates in a row that were left out as not finite
 }
 

@@ -33,9 +33,10 @@ func (e *experiment) open(o opened) {
 // record stores what a step left behind and all that the run goes on from there
 // with. It is a local activity: of its input, history holds nothing.
 func (e *experiment) record(ctx workflow.Context, left activities.StepRecord) error {
+	left.Step, left.Plan, left.State, left.Policy = e.Step-1, e.Resolved.Ref, e.State, e.Policy
+	e.Left = left
 	c := e.Carried // what is asked of the run meanwhile does not change the copy
 	c.Status.Phase, c.Status.Recent, c.Status.Paused, c.Status.Reason, c.Status.Stopped = "", nil, false, "", false
-	left.Step, left.Plan, left.State, left.Policy = e.Step-1, e.Resolved.Ref, e.State, e.Policy
 	return e.brief(ctx, nil, acts.Record, e.id, activities.Checkpoint{StepRecord: left, Carried: c})
 }
 

@@ -153,7 +153,7 @@ func (e *experiment) finite(updated activities.Output) {
 	e.NaNRow++
 	e.Status.NaN++
 	e.Result.NaN++
-	if e.NaNRow >= e.plan().MaxNaNSteps {
+	if e.NaNRow >= e.plan().MaxNaNSteps && !e.Status.Stopped {
 		e.Status.Paused = true
 		e.Status.Reason = fmt.Sprintf("%d updates in a row were not finite, the last of them in step %d, and were left out; tune learning_rate or what else is too large, then resume", e.NaNRow, e.Step+1)
 		e.NaNRow = 0
