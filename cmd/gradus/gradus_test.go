@@ -24,6 +24,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
@@ -399,7 +400,18 @@ func TestReplay(t *testing.T) {
 		r.RegisterWorkflow(workflows.Experiment)
 		r.RegisterWorkflow(workflows.Evaluate)
 		r.RegisterWorkflow(workflows.Sweep)
-		if err := r.ReplayWorkflowHistoryFromJSONFile(worker.Logger(zerolog.Nop()), f); err != nil {
+		raw, err := os.Open(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := client.HistoryFromJSON(raw, client.HistoryJSONOptions{})
+		raw.Close()
+		if err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		// The runs of a sweep are named after it.
+		o := sdkworker.ReplayWorkflowHistoryOptions{OriginalExecution: workflow.Execution{ID: h.Events[0].GetWorkflowExecutionStartedEventAttributes().WorkflowId}}
+		if err := r.ReplayWorkflowHistoryWithOptions(worker.Logger(zerolog.Nop()), h, o); err != nil {
 			t.Errorf("%s: %v", f, err)
 		}
 	}
