@@ -56,6 +56,9 @@ type Options struct {
 	BuildID    string // version of the worker within the deployment; "" = not versioned
 	Versioning string // Pinned or AutoUpgrade; "" = Pinned
 
+	Open   func(spec string) (activities.Backend, error) // what computes with policies; nil = activities.OpenModels
+	Verify func(name string) (reward.Verifier, error)    // nil = reward.ByName
+
 	Log zerolog.Logger
 }
 
@@ -133,6 +136,9 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 	if o.Grace <= 0 {
 		o.Grace = 10 * time.Second
 	}
+	if o.Open == nil {
+		o.Open = activities.OpenModels
+	}
 	if slices.Contains(o.Roles, RoleCPU) {
 		if err := registerAttributes(c, o.Namespace); err != nil {
 			return nil, err
@@ -151,10 +157,10 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 			o.Log.Warn().Err(err).Msg("what a predecessor was at waits for its heartbeat timeout")
 		}
 	}
-	w.policies = activities.NewPolicies(policies)
+	w.policies = activities.NewPoliciesOn(policies, o.Open)
 	w.policies.Memory, w.policies.Idle = cmp.Or(o.CacheMemory, w.policies.Memory), cmp.Or(o.Idle, w.policies.Idle)
 	w.policies.Trainers = max(w.policies.Trainers, o.Updates)
-	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{}, Log: o.Log, Stall: o.Stall, Hung: func(err error) {
+	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{Lookup: o.Verify}, Log: o.Log, Stall: o.Stall, Hung: func(err error) {
 		select {
 		case w.hung <- err:
 		default: // said before
