@@ -40,6 +40,7 @@ type Plan struct {
 	MaxRolloutRounds int             `json:"max_rollout_rounds"` // rounds of posing new problems in place of dropped groups; 1 poses once
 	ShortBatch       string          `json:"short_batch"`        // after the last round: "train" the groups there are, or "wait" for the next step's
 	RolloutShards    int             `json:"rollout_shards"`     // pieces a rollout is cut into, however many workers are up
+	Speculate        float64         `json:"speculate"`          // issues a rollout shard a second time when it has run for that many times the median of its step's shards, of which half are done; 0 = never
 	Sampling         policy.Sampling `json:"sampling"`           // how completions are drawn
 	Learning         policy.Learning `json:"learning"`           // how the policy is updated
 	Evaluation       Evaluation      `json:"evaluation"`
@@ -94,6 +95,10 @@ type Evaluation struct {
 	Every            int `json:"every"`              // steps between evaluations, 0 = before and after only
 }
 
+// maxShards bounds the shards of a step: a history ends at 51,200 events, and is
+// renewed between steps only. A shard takes up to 8, one that is issued again up to 16.
+const maxShards = 4000
+
 // Validate names the first key that is out of range and what it may be.
 func (p Plan) Validate() error {
 	for _, r := range []struct {
@@ -106,7 +111,8 @@ func (p Plan) Validate() error {
 		{"prompts_per_step", float64(p.PromptsPerStep), 1, 1e6},
 		{"num_generations", float64(p.NumGenerations), 2, 4096},
 		{"max_rollout_rounds", float64(p.MaxRolloutRounds), 1, 1000},
-		{"rollout_shards", float64(p.RolloutShards), 1, 1000},
+		{"rollout_shards", float64(p.RolloutShards), 1, 1000}, // a workflow may have 2,000 activities pending, and speculate issues half of the shards anew
+		{"speculate", p.Speculate, 0, 100},
 		{"max_generated_tokens", float64(p.MaxGeneratedTokens), 0, 1e15},
 		{"answer_noise", p.AnswerNoise, 0, 1},
 		{"mask_top_k", float64(p.MaskTopK), 1, 1e6},
@@ -125,6 +131,12 @@ func (p Plan) Validate() error {
 		if !(r.v >= r.min && r.v <= r.mx) {
 			return fmt.Errorf("%s is %v; it must be from %v to %v", r.key, r.v, r.min, r.mx)
 		}
+	}
+	if n := p.RolloutShards * p.MaxRolloutRounds; n > maxShards {
+		return fmt.Errorf("rollout_shards times max_rollout_rounds is %d; it must be at most %d, or a step might not fit one history", n, maxShards)
+	}
+	if p.Speculate > 0 && p.Speculate < 1 {
+		return fmt.Errorf("speculate is %v; it must be 0, for never, or a multiple of the median time, from 1 to 100", p.Speculate)
 	}
 	if p.ShortBatch != "train" && p.ShortBatch != "wait" {
 		return fmt.Errorf("short_batch is %q; it must be train or wait", p.ShortBatch)

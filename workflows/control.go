@@ -244,5 +244,6 @@ func (e *experiment) tune(ctx workflow.Context, changes json.RawMessage) (Answer
 	e.Next = &tuned.Resolved
 	t := Tuning{Step: e.done() + 1, Changes: tuned.Changes}
 	e.Status.Tuned = append(e.Status.Tuned, t)
+	e.Status.Tuned = e.Status.Tuned[max(0, len(e.Status.Tuned)-maxTuned):]
 	return e.asked(ctx, "%s from step %d on", t.Changes, t.Step)
 }

@@ -67,7 +67,7 @@ type Status struct {
 	Paused  bool                   `json:"paused,omitempty"`  // paused, or about to be: the phase says which
 	Reason  string                 `json:"reason,omitempty"`  // of the pause
 	Stopped bool                   `json:"stopped,omitempty"` // told to stop
-	Tuned   []Tuning               `json:"tuned,omitempty"`   // oldest first
+	Tuned   []Tuning               `json:"tuned,omitempty"`   // oldest first, of the newest
 	Reused  Reused                 `json:"reused,omitzero"`
 	Fork    *recipes.Origin        `json:"fork,omitempty"`        // where the run comes from
 	Trouble string                 `json:"trouble,omitempty"`     // why what the run waits for has failed so far
@@ -108,7 +108,8 @@ type Result struct {
 	Verified      int64                  `json:"verifier_calls"`
 	Masked        int64                  `json:"tokens_masked"`         // rejected by masking stages
 	Inspected     int64                  `json:"tokens_inspected"`      // that masking stages looked at
-	Curve         []Point                `json:"curve"`                 // an entry per evaluation on the held-out problems
+	Reissued      int                    `json:"reissued"`              // rollout shards that were overdue, and issued a second time
+	Curve         []Point                `json:"curve"`                 // an entry per evaluation on the held-out problems, of many every second, fourth, …
 	Fork          *recipes.Origin        `json:"fork,omitempty"`        // whose figures until that step count as this run's
 	Reused        Reused                 `json:"reused,omitzero"`       // of what earlier runs had done; the figures above count it as if done anew
 	Mended        int                    `json:"mended,omitempty"`      // damaged objects that were made anew
@@ -251,7 +252,18 @@ func (e *experiment) point(v *activities.Evaluation) {
 		Step: e.Step, PassAt1: v.All.PassAt1, PassAt8: v.All.PassAt8, Greedy: v.All.Greedy,
 		Completions: r.Completions, Tokens: r.Tokens, Trained: r.Trained, Verified: r.Verified, Seconds: r.TrainSeconds,
 	})
+	if len(r.Curve) > maxCurve {
+		kept := r.Curve[:0]
+		for i := 0; i < len(r.Curve); i += 2 {
+			kept = append(kept, r.Curve[i])
+		}
+		r.Curve = kept
+	}
 }
+
+// maxCurve bounds the curve of a run, which its history carries along. It is even:
+// where every other point goes, the first and the newest stay.
+const maxCurve = 256
 
 // run is the training loop.
 func (e *experiment) run(ctx workflow.Context) (*Result, error) {
@@ -568,33 +580,26 @@ type drawn struct {
 	completions, tokens int64
 }
 
-// rollout draws a round's completions, one activity per shard.
+// rollout draws a round's completions, shard by shard.
 func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose string, step int, greedy bool) (d drawn, err error) {
-	shards := e.plan().RolloutShards
-	start := func(i int) workflow.Future {
-		return workflow.ExecuteActivity(e.on(ctx, QueueRollout), acts.Rollout, activities.RolloutInput{
-			Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy, Shard: i, Shards: shards,
-		})
+	shards, err := e.shards(ctx, activities.RolloutInput{
+		Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy,
+		Shards: min(e.plan().RolloutShards, max(1, int(r.Proposals.Rows))), // none is empty
+	})
+	if err != nil {
+		return d, err
 	}
-	futures := make([]workflow.Future, shards)
-	for i := range shards {
-		futures[i] = start(i)
-	}
-	for i, f := range futures {
-		var out activities.Output
-		if err := e.await(ctx, f, func() workflow.Future { return start(i) }, &out); err != nil {
-			return d, err
-		}
-		shard := out.Tables[activities.TableRollouts]
+	for _, s := range shards {
+		shard := s.out.Tables[activities.TableRollouts]
 		r.Rollouts = append(r.Rollouts, shard)
-		e.reuse(out, &e.Result.Reused.Rollouts)
-		if out.Saved > 0 {
+		e.reuse(s.out, &e.Result.Reused.Rollouts)
+		if s.out.Saved > 0 {
 			e.Result.Reused.Completions += shard.Rows
-			e.Result.Reused.Tokens += int64(out.Metrics["tokens"])
+			e.Result.Reused.Tokens += int64(s.out.Metrics["tokens"])
 		}
-		d.seconds = max(d.seconds, out.Seconds)
+		d.seconds = max(d.seconds, s.took.Seconds())
 		d.completions += shard.Rows
-		d.tokens += int64(out.Metrics["tokens"])
+		d.tokens += int64(s.out.Metrics["tokens"])
 	}
 	return d, nil
 }
