@@ -41,14 +41,15 @@ func (f figure) print(w io.Writer, output string) error {
 
 func benchCommand(t *target) *cobra.Command {
 	var backend string
+	steps, fleet := 0, fleetOptions{}
 	o := claimsOptions{out: "."}
 	var fire chaos.Options
 	schedules, seed := 1000, uint64(1)
 	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy|select|claims|simulate|chaos",
+		Use:       "bench orchestration|policy|select|claims|simulate|chaos|steps|fleet",
 		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy", "select", "claims", "simulate", "chaos"},
+		ValidArgs: []string{"orchestration", "policy", "select", "claims", "simulate", "chaos", "steps", "fleet"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
@@ -77,6 +78,10 @@ func benchCommand(t *target) *cobra.Command {
 					parallel = o.Parallel
 				}
 				figures, err = benchSimulate(ctx, seed, schedules, parallel, cmd.ErrOrStderr())
+			case "steps":
+				figures, err = benchSteps(ctx, steps, cmd.ErrOrStderr())
+			case "fleet":
+				figures, err = benchFleet(ctx, fleet, cmd.ErrOrStderr())
 			}
 			for _, f := range figures {
 				err = errors.Join(err, f.print(cmd.OutOrStdout(), t.output))
@@ -90,6 +95,12 @@ func benchCommand(t *target) *cobra.Command {
 	f.StringSliceVar(&fire.Only, "fault", nil, "of bench chaos: "+strings.Join(chaos.Kinds(), ", ")+" (default all)")
 	f.StringSliceVar(&fire.Plan, "set", nil, "of bench chaos: key=value over the experiment's plan")
 	f.StringVar(&backend, "backend", "go", "of bench policy: go, onnx or xla")
+	f.IntVar(&steps, "steps", 10000, "of bench steps: training steps")
+	f.IntVar(&fleet.workers, "workers", 200, "of bench fleet: simulated rollout workers")
+	f.IntVar(&fleet.shards, "shards", 400, "of bench fleet: shards of a step")
+	f.IntVar(&fleet.steps, "fleet-steps", 3, "of bench fleet: steps, with and without a second issue each")
+	f.DurationVar(&fleet.median, "shard", 10*time.Second, "of bench fleet: time that the median shard takes")
+	f.Float64Var(&fleet.factor, "speculate", 2, "of bench fleet: times the median after which a shard is issued again")
 	f.StringSliceVar(&o.names, "claim", nil, "of bench claims: "+claimNames()+" (default all)")
 	f.IntVar(&o.Seeds, "seeds", 10, "of bench claims: paired seeds")
 	f.IntVar(&o.TuningSeeds, "tuning-seeds", 2, "of bench claims: seeds that each setting is tuned on; 0 takes the first setting")

@@ -123,12 +123,14 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 	if f.Seed, err = strconv.ParseUint(string(given["seed"]), 10, 64); err != nil {
 		return f, err
 	}
-	if f.HistoryEventsPerStep, f.HistoryBytesPerStep, err = history(ctx, c.client, run.GetID()); err != nil {
+	h, err := history(ctx, c.client, run.GetID(), "")
+	if err != nil {
 		return f, err
 	}
-	f.PeakRSSMB = peakRSS(os.Getpid())
+	f.HistoryEventsPerStep, f.HistoryBytesPerStep = h.events/h.steps, h.bytes/h.steps
+	f.PeakRSSMB = memoryMB(os.Getpid(), "VmHWM")
 	if c.stack != nil {
-		f.PeakRSSMB += peakRSS(c.stack.PID)
+		f.PeakRSSMB += memoryMB(c.stack.PID, "VmHWM")
 	}
 	manifest, err := policy.LoadManifest(ctx, c.store, result.Policy)
 	if err != nil {
@@ -149,36 +151,39 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 	return f, nil
 }
 
-// history is the events and bytes of workflow history per training step, of
-// the part of the run since its history was last renewed.
-func history(ctx context.Context, c client.Client, id string) (events, size float64, err error) {
-	d, err := c.DescribeWorkflowExecution(ctx, id, "")
+// history is what one execution of a run has left in its history; part is its
+// run ID, "" the latest.
+func history(ctx context.Context, c client.Client, id, part string) (stretch, error) {
+	var e stretch
+	d, err := c.DescribeWorkflowExecution(ctx, id, part)
 	if err != nil {
-		return 0, 0, fmt.Errorf("describe run: %w", err)
+		return e, fmt.Errorf("describe run: %w", err)
 	}
-	steps, total := 0.0, 0.0
-	for i := c.GetWorkflowHistory(ctx, id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); i.HasNext(); {
-		e, err := i.Next()
+	e.bytes = float64(d.WorkflowExecutionInfo.HistorySizeBytes)
+	for i := c.GetWorkflowHistory(ctx, id, part, false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); i.HasNext(); {
+		event, err := i.Next()
 		if err != nil {
-			return 0, 0, fmt.Errorf("read history: %w", err)
+			return e, fmt.Errorf("read history: %w", err)
 		}
-		total++
-		if e.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == "Update" {
-			steps++
+		e.events++
+		if event.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == "Update" {
+			e.steps++
 		}
 	}
-	return total / max(1, steps), float64(d.WorkflowExecutionInfo.HistorySizeBytes) / max(1, steps), nil
+	e.steps = max(1, e.steps)
+	return e, nil
 }
 
-// peakRSS is a process's highest resident memory in MB, where Linux tells it.
-func peakRSS(pid int) float64 {
+// memoryMB is a process's resident memory in MB, where Linux tells it: VmRSS for
+// what it is, VmHWM for the most it was.
+func memoryMB(pid int, which string) float64 {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
 	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
-		if rest, ok := strings.CutPrefix(s.Text(), "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(s.Text(), which+":"); ok {
 			kb, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			if err == nil {
 				return kb / 1024
