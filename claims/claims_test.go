@@ -125,7 +125,7 @@ func TestRace(t *testing.T) {
 			{"fast solves what could not be solved", "fast", "slow", Unsolved, 0.1},
 			{"slow solves little of it", "slow", "", Flat, 0.3},
 			{"fast solves little of it", "fast", "", Flat, 0.3},
-			{"all tokens of the run", "fast", "slow", Trained, 0.99},
+			{"all tokens of the run", "fast", "slow", TrainedAll, 0.99},
 		},
 	}
 	evaluation := func(rates ...float64) *activities.Evaluation {

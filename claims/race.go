@@ -307,7 +307,7 @@ func (r *Report) test(t Test) (Outcome, error) {
 				a, b = append(a, arm.Runs[i].Gained), append(b, versus.Runs[i].Gained)
 			}
 			continue
-		case Trained:
+		case TrainedAll:
 			a, b = append(a, float64(x[len(x)-1].Trained)), append(b, float64(y[len(y)-1].Trained))
 			continue
 		}

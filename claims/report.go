@@ -53,7 +53,7 @@ func (r *Report) Markdown() string {
 			wanted = fmt.Sprintf("below %g", o.Test.AtLeast)
 		case NotBelow:
 			wanted = "upper bound not below 0"
-		case Tokens, Trained, Completions:
+		case Tokens, Trained, TrainedAll, Completions:
 			wanted = fmt.Sprintf("ratio at least %g", o.Test.AtLeast)
 		}
 		holds := "no"
