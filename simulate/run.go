@@ -155,14 +155,20 @@ func (e *experiment) send(d deed) {
 			e.refused = append(e.refused, fmt.Sprintf("%s: %v", d.update, err))
 		}
 	}
-	answer := &testsuite.TestUpdateCallback{
-		OnReject: refused,
-		OnComplete: func(_ any, err error) {
-			if err != nil {
-				refused(err)
-			}
-		},
+	tune := d.update == workflows.UpdateTune
+	e.fleet.tuning = e.fleet.tuning || tune
+	answered := func(err error) {
+		if err != nil {
+			refused(err)
+		}
+		if tune {
+			e.fleet.mu.Lock()
+			defer e.fleet.mu.Unlock()
+			e.fleet.tuning = false
+			e.fleet.tuned.Broadcast()
+		}
 	}
+	answer := &testsuite.TestUpdateCallback{OnReject: answered, OnComplete: func(_ any, err error) { answered(err) }}
 	var args []any
 	if d.input != nil {
 		args = append(args, d.input)
@@ -247,7 +253,7 @@ func timeless(raw []byte) (string, error) {
 	strip = func(v any) {
 		switch v := v.(type) {
 		case map[string]any:
-			for _, name := range []string{"seconds", "saved", "train_seconds", "orchestration_seconds", "curriculum_seconds", "reused"} {
+			for _, name := range []string{"seconds", "saved", "train_seconds", "orchestration_seconds", "curriculum_seconds", "orchestration", "reused"} {
 				delete(v, name)
 			}
 			for _, inner := range v {

@@ -44,6 +44,8 @@ type fleet struct {
 	rounds    map[string]*round
 	counts    Counts
 	denied    bool // a refusal of the credentials has reached the run
+	tuning    bool // a change of the plan is under way; all else waits, lest it took effect a step later
+	tuned     *sync.Cond
 }
 
 // faults say what may go wrong in a run; the zero value is a calm one.
@@ -65,6 +67,7 @@ type frozen struct {
 
 func newFleet(d *disk, with computing, f faults) *fleet {
 	h := &fleet{disk: d, with: with, faults: f, tries: map[string]int{}, rounds: map[string]*round{}}
+	h.tuned = sync.NewCond(&h.mu)
 	for range max(1, f.workers) {
 		h.processes = append(h.processes, h.process())
 	}
@@ -143,13 +146,16 @@ func (h *fleet) run(m reflect.Method, args []reflect.Value) []reflect.Value {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for h.tuning && m.Name != "Tune" {
+		h.tuned.Wait()
+	}
 	n := h.tries[key]
 	h.tries[key]++
 	if n == 0 && h.first != nil {
 		h.first(m.Name, input)
 	}
 	rng := rand.New(rand.NewPCG(datasets.Stream(h.seed, key), uint64(n)))
-	calm := n >= mostTries || h.seed == 0 || m.Name == "Release"
+	calm := n >= mostTries || h.seed == 0 || m.Name == "Release" || m.Name == "Tune"
 	if !calm {
 		h.thaw(func() bool { return rng.IntN(4) == 0 })
 	}
@@ -167,9 +173,6 @@ func (h *fleet) run(m reflect.Method, args []reflect.Value) []reflect.Value {
 		a.rng, a.rate, a.kinds = rand.New(rand.NewPCG(rng.Uint64(), 0)), h.rate, slices.Clone(h.kinds)
 	}
 	faulty(a)
-	if m.Name == "Tune" { // refused, it fails an update and not the run
-		a.kinds = slices.DeleteFunc(a.kinds, func(f Fault) bool { return f == Denied })
-	}
 	denials := h.counts[Denied]
 	var out []reflect.Value
 	switch u := rng.Float64(); {
