@@ -127,7 +127,7 @@ func benchSteps(ctx context.Context, steps int, progress io.Writer) (figures []f
 	if err := s.work(); err != nil {
 		return nil, err
 	}
-	given, err := instantPlan(fmt.Sprint("steps=", steps), "prompts_per_step=2", "num_generations=2", fmt.Sprint("evaluation.every=", max(1, steps/200)))
+	given, err := instantPlan(fmt.Sprint("steps=", steps), "prompts_per_step=2", "num_generations=2", "evaluation.every=50")
 	if err != nil {
 		return nil, err
 	}
