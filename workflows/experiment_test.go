@@ -35,7 +35,7 @@ func environment(t *testing.T, store datasets.Store) *testsuite.TestWorkflowEnvi
 	var s testsuite.WorkflowTestSuite
 	e := s.NewTestWorkflowEnvironment()
 	e.SetTestTimeout(2 * time.Minute)
-	e.SetWorkerOptions(worker.Options{})
+	e.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute}) // a machine under load may take its time
 	policies := activities.NewPolicies(store)
 	t.Cleanup(policies.Close)
 	e.RegisterActivity(&activities.Activities{Store: store, Policies: policies, Scorer: &reward.Scorer{}, Log: zerolog.Nop()})

@@ -266,7 +266,7 @@ func TestBadVerifier(t *testing.T) {
 		var s testsuite.WorkflowTestSuite
 		e := s.NewTestWorkflowEnvironment()
 		e.SetTestTimeout(2 * time.Minute)
-		e.SetWorkerOptions(worker.Options{})
+		e.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute}) // a machine under load may take its time
 		e.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: "bad"})
 		policies := activities.NewPolicies(store)
 		t.Cleanup(policies.Close)

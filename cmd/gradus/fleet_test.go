@@ -200,7 +200,7 @@ func TestShares(t *testing.T) {
 		{"urgent", temporal.Priority{PriorityKey: 5}, temporal.Priority{PriorityKey: 1}, 40, 38, 40},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			plan := tiny("steps=0", "warmup.max_steps=0", "rollout_shards=40", "evaluation.problems_per_level=40")
+			plan := tiny("levels=[2]", "steps=0", "warmup.max_steps=0", "rollout_shards=40", "evaluation.problems_per_level=40")
 			ids := []string{"shares-" + x.name + "-1", "shares-" + x.name + "-2"}
 			var runs []client.WorkflowRun
 			for i, p := range []temporal.Priority{x.first, x.second} {
