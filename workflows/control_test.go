@@ -23,7 +23,8 @@ import (
 type steered struct {
 	*testsuite.TestWorkflowEnvironment
 	t       *testing.T
-	answers []string // messages of updates and refusals, in order
+	answers []string       // messages of updates and refusals, in order
+	deeds   map[int]func() // by update during which they are done
 }
 
 func steer(t *testing.T, store datasets.Store) *steered {
@@ -52,14 +53,19 @@ func (s *steered) send(name string, then func(), args ...any) {
 
 // during calls do when the update of step n, counted from 1, begins.
 func (s *steered) during(n int, do func()) {
-	updates := 0
-	s.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-		if info.ActivityType.Name == "Update" {
-			if updates++; updates == n {
-				do()
+	if s.deeds == nil {
+		s.deeds = map[int]func(){}
+		updates := 0
+		s.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+			if info.ActivityType.Name == "Update" {
+				updates++
+				if do := s.deeds[updates]; do != nil {
+					do()
+				}
 			}
-		}
-	})
+		})
+	}
+	s.deeds[n] = do
 }
 
 func (s *steered) status() (out workflows.Status) {
