@@ -155,20 +155,11 @@ func (e *experiment) send(d deed) {
 			e.refused = append(e.refused, fmt.Sprintf("%s: %v", d.update, err))
 		}
 	}
-	tune := d.update == workflows.UpdateTune
-	e.fleet.tuning = e.fleet.tuning || tune
-	answered := func(err error) {
+	answer := &testsuite.TestUpdateCallback{OnReject: refused, OnComplete: func(_ any, err error) {
 		if err != nil {
 			refused(err)
 		}
-		if tune {
-			e.fleet.mu.Lock()
-			defer e.fleet.mu.Unlock()
-			e.fleet.tuning = false
-			e.fleet.tuned.Broadcast()
-		}
-	}
-	answer := &testsuite.TestUpdateCallback{OnReject: answered, OnComplete: func(_ any, err error) { answered(err) }}
+	}}
 	var args []any
 	if d.input != nil {
 		args = append(args, d.input)

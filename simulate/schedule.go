@@ -150,7 +150,7 @@ func Draw(seed uint64) (Schedule, error) {
 	} else if u < 0.18 {
 		s.deeds = []deed{{update: workflows.UpdateStop, at: "Propose", step: rng.IntN(frozen.Steps)}}
 	}
-	s.at = []string{"Propose", "Score"}[rng.IntN(2)]
+	s.at = []string{"Propose", "Score", "Select"}[rng.IntN(3)]
 	if rng.IntN(4) == 0 {
 		other, err := overlay(s.Plan, neighbours[rng.IntN(len(neighbours))])
 		if err != nil {

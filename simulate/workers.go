@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -44,8 +45,6 @@ type fleet struct {
 	rounds    map[string]*round
 	counts    Counts
 	denied    bool // a refusal of the credentials has reached the run
-	tuning    bool // a change of the plan is under way; all else waits, lest it took effect a step later
-	tuned     *sync.Cond
 }
 
 // faults say what may go wrong in a run; the zero value is a calm one.
@@ -61,13 +60,13 @@ type faults struct {
 
 // frozen is an attempt that was given up for dead.
 type frozen struct {
-	thaw chan struct{} // closed to let it go on
-	done <-chan []reflect.Value
+	attempts int           // of others that begin before it goes on
+	thaw     chan struct{} // closed to let it go on
+	done     <-chan []reflect.Value
 }
 
 func newFleet(d *disk, with computing, f faults) *fleet {
 	h := &fleet{disk: d, with: with, faults: f, tries: map[string]int{}, rounds: map[string]*round{}}
-	h.tuned = sync.NewCond(&h.mu)
 	for range max(1, f.workers) {
 		h.processes = append(h.processes, h.process())
 	}
@@ -88,7 +87,7 @@ func (h *fleet) process() *process {
 func (h *fleet) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.thaw(func() bool { return true })
+	h.thaw(math.MaxInt)
 	for _, p := range h.processes {
 		p.acts.Policies.Close()
 	}
@@ -129,6 +128,10 @@ func failed(m reflect.Method, err error) []reflect.Value {
 // mostTries bounds the faults of one activity: the test environment tries ten times.
 const mostTries = 4
 
+// removing are the activities that remove records. Nothing fences one that goes on
+// long after it was given up for dead: it removes what has been recorded since.
+var removing = []string{"Open", "Rewind", "Discard"}
+
 // run is one attempt of an activity as the orchestration sees it.
 func (h *fleet) run(m reflect.Method, args []reflect.Value) []reflect.Value {
 	ctx := args[0].Interface().(context.Context)
@@ -146,19 +149,14 @@ func (h *fleet) run(m reflect.Method, args []reflect.Value) []reflect.Value {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.tuning && m.Name != "Tune" {
-		h.tuned.Wait()
-	}
 	n := h.tries[key]
 	h.tries[key]++
 	if n == 0 && h.first != nil {
 		h.first(m.Name, input)
 	}
 	rng := rand.New(rand.NewPCG(datasets.Stream(h.seed, key), uint64(n)))
-	calm := n >= mostTries || h.seed == 0 || m.Name == "Release" || m.Name == "Tune"
-	if !calm {
-		h.thaw(func() bool { return rng.IntN(4) == 0 })
-	}
+	calm := n >= mostTries || h.seed == 0 || m.Name == "Release"
+	h.thaw(1)
 	at := rng.IntN(len(h.processes))
 	a := &attempt{process: h.processes[at], dies: -1, freezes: -1, count: func(f Fault) { h.counts[f]++ }}
 	call := func(a *attempt) []reflect.Value {
@@ -173,6 +171,9 @@ func (h *fleet) run(m reflect.Method, args []reflect.Value) []reflect.Value {
 		a.rng, a.rate, a.kinds = rand.New(rand.NewPCG(rng.Uint64(), 0)), h.rate, slices.Clone(h.kinds)
 	}
 	faulty(a)
+	if m.Name == "Tune" { // refused, it fails an update and not the run
+		a.kinds = without(a.kinds, Denied)
+	}
 	denials := h.counts[Denied]
 	var out []reflect.Value
 	switch u := rng.Float64(); {
@@ -183,10 +184,10 @@ func (h *fleet) run(m reflect.Method, args []reflect.Value) []reflect.Value {
 			h.counts[Crash]++ // after its work, before its answer
 			a.process.dead = true
 		}
-	case u < h.crash+h.freeze:
+	case u < h.crash+h.freeze && !slices.Contains(removing, m.Name):
 		a.kinds = nil
 		a.freezes = rng.IntN(12)
-		if out = h.freezing(a, call); out == nil {
+		if out = h.freezing(a, rng.IntN([]int{4, 64}[rng.IntN(2)]), call); out == nil {
 			h.processes[at] = h.process() // others may wait for what the frozen one has begun to load
 		}
 	case u < h.crash+h.freeze+h.race:
@@ -220,10 +221,11 @@ func without(kinds []Fault, f Fault) []Fault {
 	return slices.DeleteFunc(slices.Clone(kinds), func(k Fault) bool { return k == f })
 }
 
-// freezing runs an attempt until it is over, or given up: then there is no result.
-func (h *fleet) freezing(a *attempt, call func(*attempt) []reflect.Value) []reflect.Value {
+// freezing runs an attempt until it is over, or given up: then there is no result,
+// and it goes on once so many attempts of others have begun.
+func (h *fleet) freezing(a *attempt, attempts int, call func(*attempt) []reflect.Value) []reflect.Value {
 	given, done := make(chan struct{}), make(chan []reflect.Value, 1)
-	f := &frozen{thaw: make(chan struct{}), done: done}
+	f := &frozen{attempts: attempts, thaw: make(chan struct{}), done: done}
 	a.freeze = func() {
 		close(given)
 		<-f.thaw
@@ -238,10 +240,10 @@ func (h *fleet) freezing(a *attempt, call func(*attempt) []reflect.Value) []refl
 	}
 }
 
-// thaw lets frozen attempts go on to their end, each if wanted says so.
-func (h *fleet) thaw(wanted func() bool) {
+// thaw lets those frozen attempts go on to their end that have waited long enough.
+func (h *fleet) thaw(passed int) {
 	h.frozen = slices.DeleteFunc(h.frozen, func(f *frozen) bool {
-		if !wanted() {
+		if f.attempts -= passed; f.attempts > 0 {
 			return false
 		}
 		close(f.thaw)
