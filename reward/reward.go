@@ -3,13 +3,18 @@
 // A [Verifier] compares one completion with the gold answer of its problem. [Scorer] runs many of them side by
 // side and keeps a verifier that fails, panics or hangs from costing more than the one answer it was given.
 //
-// Three verifiers are built in, found by [ByName]:
+// These verifiers are built in, found by [ByName]:
 //
 //   - exact: the completion is the answer, apart from white space at its ends
 //   - numeric: the number the completion ends with equals the answer, see [Numeric]
+//   - math: the completion's answer means the same as the gold answer, see [Math]
 //   - countdown: the completion reaches a target with given numbers, see [Countdown]
+//   - code: the completion's program passes the tests that are the gold answer, see [Code]
 //
-// The package is pure: it neither logs nor reads anything outside its arguments.
+// Those that need settings are made by hand, or by [Open]: [Remote] and [Judge] ask a service, and [Composite] adds
+// weighted parts up.
+//
+// All but code and the remote ones are pure: they neither log nor read anything outside their arguments.
 package reward
 
 import (
@@ -36,6 +41,14 @@ type Verdict struct {
 	Reward    float64 // 1 for a right answer and 0 for any other in the built-in verifiers
 	Outcome   Outcome
 	Extracted string // the answer as understood, in a canonical form where there is one; "" when there is none
+	Reason    string // why an answer was not judged by its meaning, such as too_long or unparsable; "" when it was
+	Parts     []Part // of a [Composite]: what the reward is made of
+}
+
+// Part is one named term of a reward, before its weight.
+type Part struct {
+	Name  string
+	Value float64
 }
 
 // Verifier judges one completion against the gold answer of its problem.
@@ -49,13 +62,21 @@ type Verifier interface {
 // ErrGold reports a gold answer that the verifier cannot read.
 var ErrGold = errors.New("malformed gold answer")
 
-// ByName returns the built-in verifier of that name, or an error that lists the names there are.
+// ByName returns the built-in verifier of that name, or an error that lists the names there are. A name that starts
+// with { is a verifier with its settings, see [Open].
 func ByName(name string) (Verifier, error) {
+	if strings.HasPrefix(name, "{") {
+		return Open(name)
+	}
 	switch name {
+	case "code":
+		return Code{}, nil
 	case "countdown":
 		return Countdown{}, nil
 	case "exact":
 		return Exact{}, nil
+	case "math":
+		return Math{}, nil
 	case "numeric":
 		return Numeric{}, nil
 	}
@@ -63,7 +84,7 @@ func ByName(name string) (Verifier, error) {
 }
 
 // Names returns the names that [ByName] knows, sorted.
-func Names() []string { return []string{"countdown", "exact", "numeric"} }
+func Names() []string { return []string{"code", "countdown", "exact", "math", "numeric"} }
 
 // maxExtracted bounds Verdict.Extracted in bytes, so that a rambling completion is not stored twice.
 const maxExtracted = 256

@@ -28,7 +28,7 @@ func TestByName(t *testing.T) {
 		}
 	}
 	_, err := ByName("telepathy")
-	if err == nil || !strings.Contains(err.Error(), "telepathy") || !strings.Contains(err.Error(), "countdown, exact, numeric") {
+	if err == nil || !strings.Contains(err.Error(), "telepathy") || !strings.Contains(err.Error(), "code, countdown, exact, math, numeric") {
 		t.Errorf("unknown name: %v", err)
 	}
 }
@@ -38,14 +38,14 @@ func TestExact(t *testing.T) {
 		completion, answer string
 		want               Verdict
 	}{
-		{"385", "385", Verdict{1, Correct, "385"}},
-		{" 385\n", "385 ", Verdict{1, Correct, "385"}},
-		{"0385", "385", Verdict{0, Wrong, "0385"}},
-		{"38", "385", Verdict{0, Wrong, "38"}},
-		{"3855", "385", Verdict{0, Wrong, "3855"}},
-		{"abc", "Abc", Verdict{0, Wrong, "abc"}},
-		{" \n", "385", Verdict{0, NoAnswer, ""}},
-		{strings.Repeat("é", 500), "1", Verdict{0, Wrong, strings.Repeat("é", 128)}},
+		{"385", "385", Verdict{Reward: 1, Outcome: Correct, Extracted: "385"}},
+		{" 385\n", "385 ", Verdict{Reward: 1, Outcome: Correct, Extracted: "385"}},
+		{"0385", "385", Verdict{Outcome: Wrong, Extracted: "0385"}},
+		{"38", "385", Verdict{Outcome: Wrong, Extracted: "38"}},
+		{"3855", "385", Verdict{Outcome: Wrong, Extracted: "3855"}},
+		{"abc", "Abc", Verdict{Outcome: Wrong, Extracted: "abc"}},
+		{" \n", "385", Verdict{Outcome: NoAnswer}},
+		{strings.Repeat("é", 500), "1", Verdict{Outcome: Wrong, Extracted: strings.Repeat("é", 128)}},
 	} {
 		got, err := Exact{}.Verify(t.Context(), tt.completion, tt.answer)
 		if err != nil {
@@ -137,7 +137,7 @@ func FuzzCountdown(f *testing.F) {
 			return
 		}
 		// what was extracted is an answer too, and only with the numbers that were given
-		if again, err := (Countdown{}).Verify(context.Background(), got.Extracted, answer); len(got.Extracted) < maxExtracted && again != got {
+		if again, err := (Countdown{}).Verify(context.Background(), got.Extracted, answer); len(got.Extracted) < maxExtracted && !cmp.Equal(again, got) {
 			t.Fatalf("%q: %+v, %v; want %+v", got.Extracted, again, err, got)
 		}
 	})

@@ -10,6 +10,12 @@ import (
 	"time"
 )
 
+// Patient is a [Verifier] whose answers take longer than a comparison: one that runs programs or asks a service.
+type Patient interface {
+	// Patience is the time that one answer may take.
+	Patience() time.Duration
+}
+
 // Item is one completion to be judged: its text, the gold answer of its problem, and the name of the verifier.
 type Item struct {
 	Completion, Answer, Verifier string
@@ -23,7 +29,7 @@ type Counts struct {
 	Refused   int // of Error: not tried, as too many runs of that verifier hang
 	Abandoned int // of Timeout: verifiers that did not even return soon after their time was up
 
-	Reasons map[string]int // of Error: by message; at most 32 messages, the rest under "other"
+	Reasons map[string]int // of Error by message, of others by Verdict.Reason; at most 32, the rest under "other"
 }
 
 // Defaults of [Scorer].
@@ -45,7 +51,7 @@ const grace = 50 * time.Millisecond
 // are refused at once (Error, counted in Counts.Refused) until some return. What hangs is remembered across calls, so keep one Scorer for the life of the process. The zero value is
 // ready, and all methods may be called concurrently.
 type Scorer struct {
-	Timeout      time.Duration // per answer; 0 = DefaultTimeout
+	Timeout      time.Duration // per answer; 0 = DefaultTimeout; a [Patient] verifier that needs more has more
 	Workers      int           // answers judged at once; 0 = GOMAXPROCS
 	MaxAbandoned int           // hung runs per verifier; 0 = DefaultMaxAbandoned
 
@@ -141,7 +147,11 @@ func (s *Scorer) judge(ctx context.Context, w *runner, v Verifier, item Item, to
 // time: its process may have been stopped meanwhile or the machine overloaded,
 // which must not change a verdict.
 func (s *Scorer) try(ctx context.Context, w *runner, v Verifier, item Item, total *tally) (verdict Verdict, late bool) {
-	limited, cancel := context.WithTimeout(ctx, s.timeout())
+	limit := s.timeout()
+	if p, ok := v.(Patient); ok {
+		limit = max(limit, p.Patience())
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	done := w.start(task{ctx: limited, verifier: v, item: item})
 	select {
@@ -296,15 +306,20 @@ func (t *tally) fail(reason string, also func(*Counts)) Verdict {
 		if also != nil {
 			also(c)
 		}
-		if c.Reasons == nil {
-			c.Reasons = map[string]int{}
-		}
-		if _, known := c.Reasons[reason]; !known && len(c.Reasons) >= 32 {
-			reason = "other"
-		}
-		c.Reasons[reason]++
+		c.reason(reason)
 	})
 	return Verdict{Outcome: Error}
+}
+
+// reason counts a reason under its text, or under "other" once there are many.
+func (c *Counts) reason(text string) {
+	if c.Reasons == nil {
+		c.Reasons = map[string]int{}
+	}
+	if _, known := c.Reasons[text]; !known && len(c.Reasons) >= 32 {
+		text = "other"
+	}
+	c.Reasons[text]++
 }
 
 // counts adds the verdicts by outcome.
@@ -312,6 +327,9 @@ func (t *tally) counts(verdicts []Verdict) Counts {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, v := range verdicts {
+		if v.Reason != "" {
+			t.c.reason(v.Reason)
+		}
 		switch v.Outcome {
 		case Correct:
 			t.c.Correct++

@@ -25,7 +25,7 @@ func ExampleScorer() {
 	fmt.Println(verdicts, err)
 	fmt.Println(counts.Correct, counts.Wrong, counts.Error, counts.Reasons)
 	// Output:
-	// [{1 correct 7} {0 wrong 385} {0 error }] <nil>
+	// [{1 correct 7  []} {0 wrong 385  []} {0 error   []}] <nil>
 	// 1 1 1 map[numeric: malformed gold answer "seven", expected one number:1]
 }
 
@@ -43,7 +43,9 @@ func unruly(release <-chan struct{}) func(string) (Verifier, error) {
 		"fails": func(_ context.Context, completion, _ string) (Verdict, error) {
 			return Verdict{}, errors.New("no luck with " + completion)
 		},
-		"nan":     func(context.Context, string, string) (Verdict, error) { return Verdict{math.NaN(), Correct, ""}, nil },
+		"nan": func(context.Context, string, string) (Verdict, error) {
+			return Verdict{Reward: math.NaN(), Outcome: Correct}, nil
+		},
 		"unknown": func(context.Context, string, string) (Verdict, error) { return Verdict{Outcome: "splendid"}, nil },
 		"polite": func(ctx context.Context, _, _ string) (Verdict, error) {
 			<-ctx.Done()
@@ -51,7 +53,7 @@ func unruly(release <-chan struct{}) func(string) (Verifier, error) {
 		},
 		"deaf": func(context.Context, string, string) (Verdict, error) {
 			<-release
-			return Verdict{1, Correct, ""}, nil
+			return Verdict{Reward: 1, Outcome: Correct}, nil
 		},
 	}
 	return func(name string) (Verifier, error) {
@@ -129,7 +131,7 @@ func TestScorerMisbehaviour(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	right, failed, late := Verdict{1, Correct, "7"}, Verdict{Outcome: Error}, Verdict{Outcome: Timeout}
+	right, failed, late := Verdict{Reward: 1, Outcome: Correct, Extracted: "7"}, Verdict{Outcome: Error}, Verdict{Outcome: Timeout}
 	want := []Verdict{right, failed, right, failed, right, failed, right, failed, right, late, right, late, right}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("verdicts (-want +got):\n%s", diff)
@@ -275,3 +277,20 @@ func TestLateIsTriedAgain(t *testing.T) {
 type verify func(context.Context) (Verdict, error)
 
 func (f verify) Verify(ctx context.Context, _, _ string) (Verdict, error) { return f(ctx) }
+
+// Reasons of verdicts are counted, and a patient verifier has the time it asks for.
+func TestScorerReasonsOfVerdicts(t *testing.T) {
+	s := Scorer{Timeout: time.Nanosecond, Lookup: func(string) (Verifier, error) { return patient{}, nil }}
+	verdicts, counts, err := s.Score(t.Context(), []Item{{}, {}})
+	if err != nil || verdicts[0].Outcome != Wrong || counts.Reasons["unparsable"] != 2 {
+		t.Errorf("%+v, %+v, %v", verdicts, counts, err)
+	}
+}
+
+type patient struct{}
+
+func (patient) Verify(context.Context, string, string) (Verdict, error) {
+	return Verdict{Outcome: Wrong, Reason: "unparsable"}, nil
+}
+
+func (patient) Patience() time.Duration { return time.Minute }

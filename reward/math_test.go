@@ -1,0 +1,254 @@
+package reward
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+func ExampleMath() {
+	for _, completion := range []string{
+		`Hence $x = \boxed{\dfrac{\sqrt{2}}{2}}$.`,
+		"The answer is 1/sqrt(2).",
+		`so it is about \boxed{0.7071}`,
+		"I do not know.",
+	} {
+		v, _ := Math{}.Verify(context.Background(), completion, `\frac{1}{\sqrt2}`)
+		fmt.Printf("%v %s %q %q\n", v.Reward, v.Outcome, v.Extracted, v.Reason)
+	}
+	// Output:
+	// 1 correct "\\dfrac{\\sqrt{2}}{2}" ""
+	// 1 correct "1/sqrt(2)" ""
+	// 0 wrong "0.7071" ""
+	// 0 no_answer "" "no_answer"
+}
+
+// mathTable is read from testdata: lines of gold, answer, and = or ≠ between them.
+func mathTable(t testing.TB, name string, f func(line, gold, answer string, equal bool)) {
+	t.Helper()
+	file, err := os.Open("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		line := lines.Text()
+		if line == "" || strings.HasPrefix(line, "# ") {
+			continue
+		}
+		if gold, answer, ok := strings.Cut(line, "  ≡  "); ok {
+			f(line, gold, answer, true)
+		} else if gold, answer, ok := strings.Cut(line, "  ≢  "); ok {
+			f(line, gold, answer, false)
+		} else {
+			t.Fatalf("%s: %q is no case", name, line)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Each case of the table, as it is, and in the dresses in which models write answers.
+func TestMathTable(t *testing.T) {
+	mathTable(t, "math_cases.txt", func(line, gold, answer string, equal bool) {
+		for _, dress := range []string{"$%s$", `\boxed{%s}`, "So the final answer is $%s$. I hope it is correct.", `First $x=17$, then \[ \boxed{%s} \]`} {
+			completion := fmt.Sprintf(dress, answer)
+			v, err := Math{}.Verify(t.Context(), completion, gold)
+			if err != nil || (v.Outcome == Correct) != equal {
+				t.Errorf("%s\n%q: %+v, %v", line, completion, v, err)
+			}
+		}
+		if equal && !(Math{}).Equal(gold, gold) {
+			t.Errorf("%s: the gold answer does not equal itself", line)
+		}
+	})
+}
+
+func TestMathPlaces(t *testing.T) {
+	for _, tt := range []struct {
+		completion, gold string
+		want             Outcome
+	}{
+		// boxes
+		{`\boxed{4}, no: \boxed{5}`, "5", Correct},
+		{`\boxed{4}, no: \boxed{5}`, "4", Wrong},
+		{`\boxed{\frac{1}{\frac{2}{3}}}`, "3/2", Correct},
+		{`\fbox{7}`, "7", Correct},
+		{`\boxed {7}`, "7", Correct},
+		{`\boxed{\boxed{7}}`, "7", Correct},
+		{`\boxed{3} and \boxed{5}`, "3,5", Correct},
+		{`\boxed{3} and \boxed{5}`, "5", Wrong},
+		{`\[\boxed{3}, \quad \boxed{5}\]`, "5, 3", Correct},
+		{`so \(x=\boxed{1}\) or \(x=\boxed{-2}\)`, `\{-2,1\}`, Correct},
+		{"\\boxed{3} would be too small, and after some more work we find \\boxed{5}", "5", Correct},
+		{`\boxed{}`, "5", NoAnswer},
+		{`\boxed{12`, "12", Correct}, // cut off behind the number: the last number
+		{`\boxed{28}\%`, `28\%`, Correct},
+		{`\boxed{28} percent`, "28", Correct},
+		{`\boxed{x = 5}`, "5", Correct},
+		{`\boxed{5} The final answer is $6$. I hope it is correct.`, "6", Correct},
+		// phrases
+		{"The answer is 12 apples.", "12", Correct},
+		{"The answer is $12$ because $3\\cdot 4$ is what $7+5$ is.", "12", Correct},
+		{"**Answer:** 12", "12", Correct},
+		{"ANSWER: 12", "12", Correct},
+		{"Answer:\n\n$$\\frac{3}{4}$$", "0.75", Correct},
+		{"The correct answer is therefore the following. The answer is Paris.", `\text{Paris}`, Correct},
+		{"Final Answer: The largest $n$ is 34.", "34", Correct},
+		{"The answer to the question is $x^2-1$.", "(x-1)(x+1)", Correct},
+		{"The answer is (B).", `\text{(B)}`, Correct},
+		{"The answer is B) 12", `\textbf{(B) }12`, Correct},
+		{"Answer: C", "D", Wrong},
+		{"the answer is 3 or 4", "3", Wrong},
+		{"The answer is 1,234.5 dollars", "1234.5", Correct},
+		{"The answer is 2/3 <|im_end|>", `\frac23`, Correct},
+		{"#### 72", "72", Correct},
+		{"48/2 = 24\n#### 1,072", "1072", Correct},
+		{"####", "72", NoAnswer},
+		// last formula or number
+		{"Therefore $x \\geq 5$ is the solution.", "[5,\\infty)", Correct},
+		{"we get $1$ and $2$ and $3$", "1,2,3", Correct},
+		{"that makes 1,000.99€", "1000.99", Correct},
+		{"das kostet 2,74 Euro", "2.74", Correct},
+		{"a pair $(7, 6)$. <|im_start|>user", "(7,6)", Correct},
+		{"the chance is 2/3 in the end", `\frac{2}{3}`, Correct},
+		{"it costs $5 and then $7.", "7", Correct},
+		{"AZYUK2A", "2", NoAnswer},
+		{"28 percent", `28\%`, Correct},
+		{"- 5", "-5", Correct},
+		{"so it is -5", "-5", Correct},
+		{"W(x)=1 or W(x)=-1", "W(n)=1,W(n)=-1", Correct},
+		{"Evelyn", `\text{Evelyn}`, Correct},
+		{"north-east", "northeast", Correct},
+		{"", "5", NoAnswer},
+		{"no idea", "5", NoAnswer},
+		// gold answers
+		{"5", "The sum is $2+3=\\boxed{5}$.", Correct},
+		{"5", "2+3\n#### 5", Correct},
+		{"5", "$5$", Correct},
+		{"125", "$125$ miles", Correct},
+		{"2, 1", "$1$ and $2$", Correct},
+		{"0.111", "0,111", Correct},
+		{"1.2", "1,2", Wrong},
+		{"5", "", Error},
+		{"5", strings.Repeat("9+", 5000) + "9", Error},
+	} {
+		v, err := Math{}.Verify(t.Context(), tt.completion, tt.gold)
+		if v.Outcome != tt.want || (v.Reward == 1) != (tt.want == Correct) || errors.Is(err, ErrGold) != (tt.want == Error) {
+			t.Errorf("%q for %q: %+v, %v; want %s", tt.completion, tt.gold, v, err, tt.want)
+		}
+	}
+	if v, _ := (Math{Places: []Place{PlaceBoxed}}).Verify(t.Context(), "#### 5", "5"); v.Outcome != NoAnswer {
+		t.Errorf("places are not kept to: %+v", v)
+	}
+	if v, _ := (Math{Decimals: 2}).Verify(t.Context(), "0.33", "1/3"); v.Outcome != Correct {
+		t.Errorf("two decimals: %+v", v)
+	}
+}
+
+// Answers of public test sets equal themselves in whatever notation.
+func TestMathReformatted(t *testing.T) {
+	file, err := os.ReadFile("testdata/math_golds.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrites := map[string]func(string) string{
+		"itself":   func(s string) string { return s },
+		"dfrac":    func(s string) string { return strings.ReplaceAll(s, `\frac`, `\dfrac`) },
+		"dressed":  func(s string) string { return `\left. ` + strings.ReplaceAll(s, ",", `,\;`) + ` \right.` },
+		"spaced":   func(s string) string { return strings.NewReplacer("+", " + ", "=", " = ", "(", "( ").Replace(s) },
+		"unspaced": func(s string) string { return strings.NewReplacer(" +", "+", "+ ", "+", "= ", "=").Replace(s) },
+		"unicode": func(s string) string {
+			return strings.NewReplacer(`\pi`, "π", "-", "−", `\cup`, "∪", `\infty`, "∞").Replace(s)
+		},
+		"named": func(s string) string { return "q = " + s },
+		"dot":   func(s string) string { return s + "." },
+	}
+	golds := strings.Split(strings.TrimSpace(string(file)), "\n")
+	for i, gold := range golds {
+		for name, rewrite := range rewrites {
+			if name == "named" && (strings.ContainsAny(gold, "=,") || strings.Contains(gold, `\text{`)) || name == "dressed" && strings.HasPrefix(gold, `\text{(`) || name == "dressed" && strings.Contains(gold, ",") && !strings.Contains(gold, "(") {
+				continue
+			}
+			completion := `Thus \boxed{` + rewrite(gold) + "}."
+			if v, err := (Math{}).Verify(t.Context(), completion, gold); err != nil || v.Outcome != Correct {
+				t.Errorf("%s: %q for %q: %+v, %v", name, completion, gold, v, err)
+			}
+		}
+		// another answer of the sample is right only if it is the same one
+		other := golds[(i+7)%len(golds)]
+		if v, _ := (Math{}).Verify(t.Context(), `\boxed{`+other+"}", gold); v.Outcome == Correct && gold != other {
+			t.Errorf("%q accepted for %q", other, gold)
+		}
+	}
+}
+
+// What is large, deep or endless is refused after a bounded amount of work.
+func TestMathBounds(t *testing.T) {
+	for _, s := range []string{
+		"9^{9^{9^9}}", "9^9^9^9", "(9!)!", "9!!!!", "2^{10^{9}}", "1e99999", `\sum_{k=1}^{10^9} k`, `\sum_{i=1}^{400}\sum_{j=1}^{400}\sum_{k=1}^{400} ijk`,
+		strings.Repeat("(", 4000), strings.Repeat("{", 4000), strings.Repeat("-", 4000) + "1", strings.Repeat("1+", 2000) + "1", strings.Repeat("x^", 1000) + "2",
+		strings.Repeat(`\sqrt{`, 700), strings.Repeat(`\frac`, 800), strings.Repeat("9", 4000), strings.Repeat("|", 3000), strings.Repeat(`\text{\$`, 500), strings.Repeat("1,", 2000) + "1",
+		strings.Repeat("x!", 1000), `\binom{3000}{1500}^{3000}`, "(x+1)^{1000000}", "1/0", `\log_1 5`, "0^{-1}", "0^0", `\sqrt[0]{5}`, `\frac{1}{1-1}`, strings.Repeat(`\pm 1`, 500),
+	} {
+		for _, other := range []string{"7", s + "+1", s} {
+			v, err := Math{}.Verify(t.Context(), `\boxed{`+s+"}", other)
+			if other != s && v.Outcome == Correct {
+				t.Errorf("%.60q for %.60q: %+v, %v", s, other, v, err)
+			}
+		}
+	}
+	if v, err := (Math{}).Verify(t.Context(), `\boxed{`+strings.Repeat("1+", 3000)+"1}", "3001"); err != nil || v.Outcome != Wrong || v.Reason != "too_long" {
+		t.Errorf("long answer: %v %s, %v", v.Outcome, v.Reason, err)
+	}
+	if v, err := (Math{}).Verify(t.Context(), `\boxed{5 = }`, "5"); err != nil || v.Outcome != Wrong || v.Reason != "unparsable" {
+		t.Errorf("malformed answer: %v %s, %v", v.Outcome, v.Reason, err)
+	}
+}
+
+func FuzzMath(f *testing.F) {
+	mathTable(f, "math_cases.txt", func(_, gold, answer string, _ bool) { f.Add(answer, gold) })
+	f.Add("The final answer is $(1,2)$. I hope", `\{1\pm\sqrt5,-2\}`)
+	f.Add(strings.Repeat("(", 600), "#### 1")
+	f.Fuzz(func(t *testing.T, completion, answer string) {
+		got, err := Math{}.Verify(context.Background(), completion, answer)
+		if (err != nil) != (got.Outcome == Error) || (got.Reward == 1) != (got.Outcome == Correct) {
+			t.Fatalf("inconsistent: %+v, %v", got, err)
+		}
+		again, _ := Math{}.Verify(context.Background(), completion, answer)
+		if again.Outcome != got.Outcome || again.Reason != got.Reason {
+			t.Fatalf("%+v, then %+v", got, again)
+		}
+	})
+}
+
+func benchmarkMath(b *testing.B, completion, answer string) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if v, err := (Math{}).Verify(b.Context(), completion, answer); v.Outcome != Correct || err != nil {
+			b.Fatal(v, err)
+		}
+	}
+}
+
+func BenchmarkMathNumeric(b *testing.B) {
+	benchmarkMath(b, `She has 3 + 4 = 7 eggs a day, which makes 7 \cdot 365 = 2,555 a year. So the answer is $\boxed{2555}$.`, "2555")
+}
+
+func BenchmarkMathFraction(b *testing.B) {
+	benchmarkMath(b, `The probability is $\boxed{\dfrac{14}{3}}$.`, `\frac{14}{3}`)
+}
+
+func BenchmarkMathPolynomial(b *testing.B) {
+	benchmarkMath(b, `It factors as $\boxed{(x-1)(x+1)(x^2+1)}$.`, "x^4 - 1")
+}
+
+func BenchmarkMathTrigonometric(b *testing.B) {
+	benchmarkMath(b, `Hence $\boxed{\sin^2 x - \cos^2 x}$.`, `-\cos 2x`)
+}

@@ -1,0 +1,549 @@
+package reward
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// Place is where a completion may state its answer.
+type Place string
+
+// The places.
+const (
+	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those that stand beside it; or "the final answer is …" behind it
+	PlaceHashes Place = "hashes" // the line after the last ####
+	PlaceAnswer Place = "answer" // "the answer is …", "answer: …"
+	PlaceText   Place = "text"   // the whole text, if it is short and mathematics
+	PlaceLast   Place = "last"   // the last formula between dollars or brackets, or the last number
+)
+
+// DefaultPlaces is the order in which [Math] looks for an answer.
+var DefaultPlaces = []Place{PlaceBoxed, PlaceHashes, PlaceAnswer, PlaceText, PlaceLast}
+
+// maxWhole is the longest text, in bytes, that is an answer as a whole.
+const maxWhole = 300
+
+// stated is an answer as it stands in a completion.
+type stated struct {
+	text  string
+	plain bool   // not between mathematical delimiters, so that 2,74 may be a decimal
+	units string // a percent sign that stands outside a box, or ""
+}
+
+// findStated returns the answer of a completion from the first of places that has one.
+func findStated(text string, places []Place) (s stated, ok bool) {
+	for _, p := range places {
+		switch p {
+		case PlaceBoxed:
+			s, ok = finalOrBoxed(text)
+		case PlaceHashes:
+			s.text, ok = afterHashes(text)
+			s.plain = true
+		case PlaceAnswer:
+			s, ok = answerPhrase(text)
+		case PlaceText:
+			s, ok = wholeText(text)
+		case PlaceLast:
+			s, ok = lastFormula(text)
+		}
+		if ok {
+			s.text = strings.TrimSpace(s.text)
+			return s, true
+		}
+	}
+	return stated{}, false
+}
+
+// finalOrBoxed returns the last boxed answers, or what "final answer is" introduces behind them.
+func finalOrBoxed(text string) (stated, bool) {
+	content, end, ok := boxedGroup(text)
+	if !ok {
+		return stated{}, false
+	}
+	const phrase = "inal answer is"
+	if i := strings.LastIndex(text[end:], phrase); i >= 0 {
+		rest := strings.TrimLeft(text[end+i+len(phrase):], ": \t\n*")
+		if env, ok := leadingFormula(rest); ok {
+			return stated{text: env}, true
+		}
+	}
+	return stated{text: content, units: withPercent(content, text[end:])[len(content):]}, true
+}
+
+// withPercent appends a sign to an answer that the text behind it calls a percentage.
+func withPercent(answer, rest string) string {
+	rest = strings.TrimLeft(rest, " $")
+	rest = strings.TrimPrefix(strings.TrimPrefix(rest, `\)`), `\]`)
+	rest = strings.TrimLeft(rest, ` \`)
+	for _, word := range [...]string{"%", "percent", "Percent", "pct"} {
+		if strings.HasPrefix(rest, word) && !strings.HasPrefix(rest, "percentage point") && !strings.Contains(answer, "%") {
+			return answer + `\%`
+		}
+	}
+	return answer
+}
+
+// boxedAt returns the content of the box whose command starts at i, and where it ends.
+func boxedAt(text string, i int) (content string, end int, ok bool) {
+	brace := strings.IndexByte(text[i:min(len(text), i+12)], '{')
+	if brace < 0 {
+		return "", 0, false
+	}
+	brace += i
+	depth := 0
+	for j := brace; j < len(text); j++ {
+		switch text[j] {
+		case '\\':
+			if j+1 < len(text) && (text[j+1] == '{' || text[j+1] == '}') {
+				j++
+			}
+		case '{':
+			depth++
+		case '}':
+			if depth--; depth == 0 {
+				return text[brace+1 : j], j + 1, true
+			}
+		}
+		if j-brace > 2*maxMathBytes {
+			break
+		}
+	}
+	return "", 0, false
+}
+
+// boxedGroup returns the contents of the last box and of those that "and", "or", a comma or nothing joins to it, as a
+// list, and where the last one ends. An inner box of nested ones is the content of the outer.
+func boxedGroup(text string) (content string, end int, ok bool) {
+	start := len(text)
+	for range 64 {
+		i := strings.LastIndex(text[:start], `boxed`)
+		if i < 1 {
+			return content, end, ok
+		}
+		if text[i-1] != '\\' {
+			start = i
+			continue
+		}
+		c, e, fine := boxedAt(text, i)
+		switch {
+		case !fine: // cut off, or empty of braces
+			start = i
+			continue
+		case !ok || e > end: // the last one, or around it
+			content, end, ok = c, e, true
+		case e <= start && joins(text[e:start]):
+			content = c + "," + content
+		default:
+			return content, end, ok
+		}
+		start = i
+		for start > 0 && text[start-1] == '\\' {
+			start--
+		}
+	}
+	return content, end, ok
+}
+
+// joins reports whether the text between two boxes, or two formulas, makes a list of them.
+func joins(between string) bool {
+	if len(between) > 60 || strings.Contains(between, "\n\n\n") {
+		return false
+	}
+	count, linked := 0, strings.ContainsAny(between, ",;")
+	for i := 0; i < len(between); {
+		if between[i] == '\\' { // a command
+			j := i + 1
+			for j < len(between) && isASCIILetter(between[j]) {
+				j++
+			}
+			i = max(j, i+2)
+			continue
+		}
+		if !isASCIILetter(between[i]) {
+			i++
+			continue
+		}
+		j := i
+		for j < len(between) && isASCIILetter(between[j]) {
+			j++
+		}
+		switch strings.ToLower(between[i:j]) {
+		case "and", "or":
+			linked = true
+		case "so", "thus", "hence", "then", "therefore", "wait", "no", "not", "but", "is", "final", "answer":
+			return false
+		default:
+			if j-i > 1 {
+				count++
+			}
+		}
+		i = j
+	}
+	if strings.ContainsAny(between, "=.") && !linked {
+		return false
+	}
+	return count == 0 || linked && count <= 4
+}
+
+// formula is where a stretch between mathematical delimiters stands.
+type formula struct{ start, end, from, to int }
+
+// formulas returns the last stretches between $…$, $$…$$, \(…\) and \[…\], in order.
+func formulas(text string) []formula {
+	const window = 4 * maxMathBytes
+	var out []formula
+	base := max(0, len(text)-window)
+	for i := base; i < len(text); {
+		c := text[i]
+		if c != '$' && c != '\\' {
+			i++
+			continue
+		}
+		if c == '\\' && !(i+1 < len(text) && (text[i+1] == '(' || text[i+1] == '[')) {
+			i += 2
+			continue
+		}
+		open, closing := "$", "$"
+		switch {
+		case c == '\\' && text[i+1] == '(':
+			open, closing = `\(`, `\)`
+		case c == '\\':
+			open, closing = `\[`, `\]`
+		case strings.HasPrefix(text[i:], "$$"):
+			open, closing = "$$", "$$"
+		}
+		from := i + len(open)
+		to := closingAt(text, from, closing)
+		if to < 0 || closing == "$" && (strings.Contains(text[from:to], "\n\n") || isProse(text[from:to])) {
+			i = from
+			continue
+		}
+		out = append(out, formula{i, to + len(closing), from, to})
+		i = to + len(closing)
+	}
+	return out
+}
+
+// closingAt returns where the delimiter next stands unescaped, or -1.
+func closingAt(text string, from int, closing string) int {
+	for i := from; i < len(text); {
+		j := strings.Index(text[i:], closing)
+		if j < 0 {
+			return -1
+		}
+		if j += i; closing[0] != '$' || j == 0 || text[j-1] != '\\' {
+			return j
+		}
+		i = j + 1
+	}
+	return -1
+}
+
+// isProse reports whether s holds words in a row, as between the dollars of two prices.
+func isProse(s string) bool {
+	run := 0
+	for word := range strings.FieldsSeq(s) {
+		if len(word) > 1 && strings.Trim(strings.ToLower(word), "abcdefghijklmnopqrstuvwxyz.,'") == "" && word != "and" && word != "or" {
+			if run++; run == 3 {
+				return true
+			}
+			continue
+		}
+		run = 0
+	}
+	return false
+}
+
+// leadingFormula returns the formula that text starts with, and those that words join to it.
+func leadingFormula(text string) (string, bool) {
+	text = text[:min(len(text), 2*maxMathBytes)]
+	if !strings.HasPrefix(text, "$") && !strings.HasPrefix(text, `\(`) && !strings.HasPrefix(text, `\[`) {
+		return "", false
+	}
+	fs := formulas(text)
+	if len(fs) == 0 || fs[0].start != 0 {
+		return "", false
+	}
+	last := 0
+	for last+1 < len(fs) && joinsFormulas(text[fs[last].end:fs[last+1].start]) {
+		last++
+	}
+	return withPercent(text[fs[0].from:fs[last].to], text[fs[last].end:]), true
+}
+
+func joinsFormulas(between string) bool {
+	switch strings.ToLower(strings.Trim(between, " ,\n")) {
+	case "and", "or":
+		return true
+	case "":
+		return strings.Contains(between, ",")
+	}
+	return false
+}
+
+// answerPhrase returns what the last "answer is", "answer:" or "Answer" with a formula introduces.
+func answerPhrase(text string) (stated, bool) {
+	const word = "nswer"
+	for end, tries := len(text), 0; tries < 16; tries++ {
+		i := strings.LastIndex(text[:end], word)
+		if i < 1 {
+			if i = strings.LastIndex(text[:end], "NSWER"); i < 1 {
+				return stated{}, false
+			}
+		}
+		end = i
+		if text[i-1] != 'a' && text[i-1] != 'A' {
+			continue
+		}
+		if s, ok := introduced(text[i+len(word):]); ok {
+			return s, true
+		}
+	}
+	return stated{}, false
+}
+
+// introduced reads what follows the word answer.
+func introduced(rest string) (stated, bool) {
+	rest = strings.TrimLeft(rest, " *_`s\"")
+	marked := false
+	for _, verb := range [...]string{":", "is", "would be", "will be", "must be", "should be", "equals", "=", "was"} {
+		if after, ok := strings.CutPrefix(rest, verb); ok && (after == "" || !isASCIILetter(after[0]) || verb == ":" || verb == "=") {
+			rest, marked = strings.TrimLeft(after, " :*_`\n\t\""), true
+			break
+		}
+	}
+	if env, ok := leadingFormula(rest); ok {
+		return stated{text: env}, true
+	}
+	if marked {
+		if s, ok := plainAnswer(rest); ok {
+			return s, true
+		}
+	}
+	// "Answer: the largest $n$ is 34", "the answer to the question is $5$"
+	line := firstLine(rest)
+	line = line[:min(len(line), 200)]
+	if cut := strings.Index(line, ". "); cut >= 0 {
+		line = line[:cut]
+	}
+	if i := strings.LastIndex(line, " is "); i >= 0 {
+		after := strings.TrimLeft(rest[i+4:], " *:")
+		if env, ok := leadingFormula(after); ok {
+			return stated{text: env}, true
+		}
+		if s, ok := plainAnswer(after); ok {
+			return s, true
+		}
+	}
+	if marked {
+		if fs := formulas(line); len(fs) > 0 {
+			f := fs[len(fs)-1]
+			return stated{text: withPercent(line[f.from:f.to], line[f.end:])}, true
+		}
+		if s, ok := lastNumeral(line); ok {
+			return stated{text: s, plain: true}, true
+		}
+		t := strings.Trim(line, " .*_`\"'")
+		return stated{text: t, plain: true}, t != ""
+	}
+	return stated{}, false
+}
+
+// plainAnswer reads an answer that stands in running text: up to the end of the sentence, or to the first word.
+func plainAnswer(rest string) (stated, bool) {
+	line := firstLine(rest)
+	line = line[:min(len(line), maxMathBytes)]
+	if i := strings.Index(line, "<|"); i >= 0 {
+		line = line[:i]
+	}
+	if i := sentenceEnd(line); i >= 0 {
+		line = line[:i]
+	}
+	line = strings.Trim(line, " *_`\"")
+	line = strings.TrimSuffix(line, ".")
+	if line == "" {
+		return stated{}, false
+	}
+	if _, _, ok := choice(line); ok {
+		return stated{text: line, plain: true}, true
+	}
+	if len(line) <= maxWhole && isFormula(line) {
+		return stated{text: line, plain: true}, true
+	}
+	if i := firstWord(line); i > 0 {
+		head := strings.TrimRight(line[:i], " ,;:(*")
+		if head != "" && isFormula(head) {
+			return stated{text: withPercent(head, line[i:]), plain: true}, true
+		}
+	}
+	return stated{}, false
+}
+
+// sentenceEnd returns where ". " or ", which" and the like end a statement, or -1.
+func sentenceEnd(line string) int {
+	end := -1
+	for _, mark := range [...]string{". ", ".\t", "! ", "? ", ", which", ", since", ", because", ", so ", ", where", ".**"} {
+		if i := strings.Index(line, mark); i >= 0 && (end < 0 || i < end) {
+			end = i
+		}
+	}
+	return end
+}
+
+// firstWord returns where the first word of prose stands in line, or -1.
+func firstWord(line string) int {
+	for i := 0; i < len(line); {
+		if line[i] == '\\' {
+			i++
+			for i < len(line) && isASCIILetter(line[i]) {
+				i++
+			}
+			continue
+		}
+		if !isASCIILetter(line[i]) {
+			i++
+			continue
+		}
+		j := i
+		for j < len(line) && isASCIILetter(line[j]) {
+			j++
+		}
+		word := strings.ToLower(line[i:j])
+		if j-i > 1 && functions[word] == "" && word != "sqrt" && word != "pi" && word != "and" && word != "or" {
+			return i
+		}
+		i = j
+	}
+	return -1
+}
+
+// isFormula reports whether s is mathematics, with no more prose than units.
+func isFormula(s string) bool {
+	n, ok := parseMath(s, false)
+	return ok && !hasProse(n) && words(s, isMathsWord)
+}
+
+// isMathsWord reports whether a run of letters is none of the short words of a sentence, which would be a product.
+func isMathsWord(w string) bool {
+	switch strings.ToLower(w) {
+	case "is", "it", "so", "we", "of", "to", "be", "at", "by", "as", "an", "if", "my", "he", "on", "no", "us", "the", "for", "its", "are", "was", "get", "has", "not", "all", "one", "out":
+		return false
+	}
+	return true
+}
+
+func hasProse(n *node) bool {
+	switch n.op {
+	case opText:
+		return true
+	case opUnit:
+		for word := range strings.FieldsSeq(n.name) {
+			if word != "per" && word[0] != '^' && !isUnitWord(strings.ToLower(word)) {
+				return true
+			}
+		}
+	}
+	for _, a := range n.args {
+		if hasProse(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// wholeText returns a short text that is mathematics, or a choice, from end to end.
+func wholeText(text string) (stated, bool) {
+	t := strings.Trim(text, " \t\r\n*_`")
+	t = strings.TrimSuffix(t, ".")
+	if t == "" || len(t) > maxWhole {
+		return stated{}, false
+	}
+	if _, _, ok := choice(t); !ok && !isFormula(t) {
+		return stated{}, false
+	}
+	return stated{text: t, plain: !strings.Contains(t, "$") && !strings.Contains(t, `\(`) && !strings.Contains(t, `\[`)}, true
+}
+
+// lastFormula returns the last formula or the last number of a text, whichever stands further back.
+func lastFormula(text string) (stated, bool) {
+	fs := formulas(text)
+	for tries := 0; len(fs) > 0 && tries < 8; tries++ {
+		last := len(fs) - 1
+		first := last
+		for first > 0 && joinsFormulas(text[fs[first-1].end:fs[first].start]) {
+			first--
+		}
+		content := text[fs[first].from:fs[last].to]
+		if len(content) <= maxMathBytes {
+			if n, ok := parseMath(content, false); ok && n.op != opText || isWord(content) {
+				if s, ok := lastNumeral(text[fs[last].end:]); ok {
+					return stated{text: s, plain: true}, true
+				}
+				return stated{text: withPercent(content, text[fs[last].end:])}, true
+			}
+		}
+		fs = fs[:first]
+	}
+	s, ok := lastNumeral(text)
+	return stated{text: s, plain: true}, ok
+}
+
+func isWord(s string) bool { return letters(s) != "" && strings.Contains(s, `\text`) }
+
+// lastNumeral returns the last number of a text, with the arithmetic, the sign and the percent sign that belong to it.
+func lastNumeral(text string) (string, bool) {
+	const operators = "0123456789.,/*+-^()×÷−"
+	for end := len(text); ; {
+		last := strings.LastIndexAny(text[:end], "0123456789")
+		if last < 0 {
+			return "", false
+		}
+		start := last + 1
+		for start > 0 && last-start < 4*maxDigits {
+			r, size := utf8.DecodeLastRuneInString(text[:start])
+			if !strings.ContainsRune(operators, r) && !(r == ' ' && start > 1 && isGroupSpace(text, start)) {
+				break
+			}
+			start -= size
+		}
+		stop := last + 1
+		if stop < len(text) && text[stop] == '!' && !strings.HasPrefix(text[stop:], "!=") {
+			stop++
+		}
+		s := strings.TrimLeft(text[start:stop], ".,/*+^)× ÷")
+		if strings.Count(s, "(") > strings.Count(s, ")") && strings.HasPrefix(text[stop:], ")") {
+			s += ")"
+		}
+		for strings.Count(s, "(") > strings.Count(s, ")") {
+			i := strings.IndexByte(s, '(')
+			s = s[i+1:]
+		}
+		before, _ := utf8.DecodeLastRuneInString(text[:start])
+		if r := before; start > 0 && (isASCIILetter(byte(min(r, 127))) || r == '_' || r == '\\') {
+			end = start
+			continue
+		}
+		if i := strings.LastIndexAny(s, "-−"); i == 0 && strings.HasPrefix(s, "- ") {
+			s = strings.TrimLeft(s[1:], " ") // the dash of a list
+		}
+		if !isFormula(s) {
+			// keep the last number alone
+			i := strings.LastIndexAny(s, "/*+-^() ×÷−")
+			if i >= 0 {
+				_, size := utf8.DecodeRuneInString(s[i:])
+				s = s[i+size:]
+			}
+			s = strings.TrimLeft(s, ".,")
+		}
+		if s == "" {
+			end = start
+			continue
+		}
+		return withPercent(s, text[stop:]), true
+	}
+}
+
+// isGroupSpace reports whether the space before position i stands between groups of digits: 1 000.
+func isGroupSpace(text string, i int) bool {
+	return i >= 2 && isDigit(text[i-2]) && countDigits(text[i:]) == 3 && (i < 5 || !isDigit(text[i-5]))
+}

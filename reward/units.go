@@ -1,0 +1,52 @@
+package reward
+
+import "strings"
+
+// unitWords are the units that are told apart, by the ways in which they are written. 5 cm is not 5 m; any other word
+// behind a number is passed over.
+var unitWords = map[string]string{
+	"mm": "mm", "millimeter": "mm", "millimetre": "mm", "cm": "cm", "centimeter": "cm", "centimetre": "cm", "m": "m", "meter": "m", "metre": "m",
+	"km": "km", "kilometer": "km", "kilometre": "km", "in": "in", "inch": "in", "inche": "in", "ft": "ft", "foot": "ft", "feet": "ft", "yd": "yd", "yard": "yd",
+	"mi": "mi", "mile": "mi", "mg": "mg", "milligram": "mg", "g": "g", "gram": "g", "kg": "kg", "kilogram": "kg", "lb": "lb", "pound": "lb",
+	"ml": "ml", "milliliter": "ml", "l": "l", "liter": "l", "litre": "l", "s": "s", "sec": "s", "second": "s", "min": "min", "minute": "min",
+	"h": "h", "hr": "h", "hour": "h", "day": "day", "week": "week", "month": "month", "year": "year", "cent": "cent", "dollar": "dollar",
+	"degree": "degree", "radian": "rad", "rad": "rad", "mph": "mph", "kph": "kph",
+}
+
+// otherUnits are words that are units and no product of letters, though nothing is known of them.
+var otherUnits = map[string]bool{
+	"hz": true, "pa": true, "kpa": true, "mol": true, "ev": true, "nm": true, "oz": true, "gal": true, "sq": true, "cu": true, "deg": true,
+	"units": true, "unit": true, "rs": true, "pct": true, "percent": true, "percentage": true, "pm": true, "am": true, "km/h": true, "kmh": true, "usd": true, "eur": true,
+}
+
+// isUnitWord reports whether word, in lower case, is a unit.
+func isUnitWord(word string) bool {
+	return unitWords[word] != "" || unitWords[strings.TrimSuffix(word, "s")] != "" || otherUnits[word] || otherUnits[strings.TrimSuffix(word, "s")]
+}
+
+// unitOf returns the known unit that a phrase such as "square centimeters" or "cm ^2" names, its power included, or "".
+func unitOf(phrase string) string {
+	known, power := "", ""
+	for word := range strings.FieldsFuncSeq(strings.ToLower(phrase), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
+		switch {
+		case word == "square" || word == "sq":
+			power = "^2"
+		case word == "cubic" || word == "cu":
+			power = "^3"
+		case word[0] == '^':
+			power = word
+		case unitWords[word] != "":
+			known += unitWords[word]
+		case unitWords[strings.TrimSuffix(word, "s")] != "":
+			known += unitWords[strings.TrimSuffix(word, "s")]
+		case word == "per":
+			known += "/"
+		default:
+			return ""
+		}
+	}
+	if known == "mi/h" {
+		return "mph"
+	}
+	return known + power
+}
