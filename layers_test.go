@@ -31,7 +31,7 @@ var layers = map[string][]string{
 	"stack":              {"datasets"},
 	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
 }
 
 // heavy is who alone may import a library.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gradus-rl/gradus/chaos"
 	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/reward"
 	"github.com/gradus-rl/gradus/sampling"
 	"github.com/gradus-rl/gradus/simulate"
 )
@@ -46,10 +47,10 @@ func benchCommand(t *target) *cobra.Command {
 	var fire chaos.Options
 	schedules, seed := 1000, uint64(1)
 	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy|select|claims|simulate|chaos|steps|fleet",
+		Use:       "bench orchestration|policy|select|verifier|claims|simulate|chaos|steps|fleet",
 		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy", "select", "claims", "simulate", "chaos", "steps", "fleet"},
+		ValidArgs: []string{"orchestration", "policy", "select", "verifier", "claims", "simulate", "chaos", "steps", "fleet"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
@@ -72,6 +73,8 @@ func benchCommand(t *target) *cobra.Command {
 				figures, err = benchChaos(ctx, fire, t.output == "text", cmd.OutOrStdout(), cmd.ErrOrStderr())
 			case "select":
 				figures, err = benchSelect(ctx)
+			case "verifier":
+				figures, err = benchVerifier(ctx)
 			case "simulate":
 				parallel := 1
 				if cmd.Flags().Changed("parallel") {
@@ -150,6 +153,18 @@ func benchSelect(ctx context.Context) ([]figure, error) {
 		out = append(out, atLeast(m.Name, m.PerSecond, "items/s", selectGoals[m.Name]))
 	}
 	return out, nil
+}
+
+// benchVerifier measures the verifier of mathematical answers on one core.
+func benchVerifier(ctx context.Context) ([]figure, error) {
+	measured, err := reward.Bench(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []figure{
+		atLeast("verifier/numeric", measured.Numeric, "answers/s", 200_000),
+		atLeast("verifier/symbolic", measured.Symbolic, "answers/s", 20_000),
+	}, nil
 }
 
 // benchOrchestration runs the demo in a short form and says what the workflow
