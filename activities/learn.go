@@ -165,7 +165,8 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		Backend            string
 		MeasureEvery, TopK int
 		Metrics            map[string]float64
-	}{learningKey(plan), plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics})}
+		Cap                float64 `json:",omitempty"`
+	}{learningKey(plan), plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics, gapCap(plan)})}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		batch, err := a.batch(ctx, plan, in)
 		if err != nil {
@@ -179,9 +180,20 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		trained := 0
 		if len(batch) > 0 {
 			if plan.Learning.Beta > 0 {
-				if err := a.reference(ctx, plan, in.Reference, batch); err != nil {
-					return datasets.Result{}, err
+				scored, err := a.score(ctx, plan, in.Reference, batch)
+				if err != nil {
+					return datasets.Result{}, fmt.Errorf("score by the reference policy: %w", err)
 				}
+				for i := range batch {
+					batch[i].RefLogProbs = scored[i].LogProbs
+				}
+			}
+			if limit := gapCap(plan); limit > 0 {
+				scored, err := a.score(ctx, plan, in.Policy, batch)
+				if err != nil {
+					return datasets.Result{}, fmt.Errorf("score by the policy to be updated: %w", err)
+				}
+				maps.Copy(metrics, gapMetrics(policy.Correct(batch, scored, limit)))
 			}
 			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Policy.Hash == in.Reference.Hash, l, func(t Trainer, _ *policy.Tokenizer) error {
 				m, err := t.Update(ctx, batch, plan.Learning)
@@ -325,27 +337,37 @@ func (a *Activities) divergence(ctx context.Context, plan recipes.Plan, in Updat
 	return m, nil
 }
 
-// reference fills in the reference policy's log-probabilities.
-func (a *Activities) reference(ctx context.Context, plan recipes.Plan, ref datasets.Ref, batch []policy.Sample) error {
+// gapCap is the cap of the weights for the gap between the policy that drew and
+// the one that learns, 0 where there is none.
+func gapCap(plan recipes.Plan) float64 {
+	if plan.MaxStaleness == 0 {
+		return 0
+	}
+	return plan.ImportanceSamplingCap
+}
+
+// gapMetrics are the figures of a policy gap, under TRL's names where it has them.
+func gapMetrics(g policy.Gap) map[string]float64 {
+	return map[string]float64{
+		"sampling/importance_sampling_ratio/mean": g.Mean, "sampling/importance_sampling_ratio/max": g.Max,
+		"sampling/importance_sampling_ratio/truncated": g.Truncated, "sampling/kl": g.KL,
+	}
+}
+
+// score is what a version of the policy thinks of the batch.
+func (a *Activities) score(ctx context.Context, plan recipes.Plan, ref datasets.Ref, batch []policy.Sample) ([]policy.Scored, error) {
 	model, err := a.Policies.model(ctx, ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	engine, release, err := a.Policies.engine(plan.Backend, model)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
 	rows := make([]policy.Row, len(batch))
 	for i, s := range batch {
 		rows[i] = policy.Row{Prompt: s.Prompt, Completion: s.Completion}
 	}
-	scored, err := engine.Score(ctx, rows, plan.Sampling.Temperature)
-	if err != nil {
-		return fmt.Errorf("score by the reference policy: %w", err)
-	}
-	for i := range batch {
-		batch[i].RefLogProbs = scored[i].LogProbs
-	}
-	return nil
+	return engine.Score(ctx, rows, plan.Sampling.Temperature)
 }

@@ -45,6 +45,14 @@ type Plan struct {
 	Learning         policy.Learning `json:"learning"`           // how the policy is updated
 	Evaluation       Evaluation      `json:"evaluation"`
 
+	// MaxStaleness is how many updates the policy that draws a step's completions is
+	// behind the one that learns from them: so many steps are drawn ahead while
+	// others are learnt from. 0 draws a step when the one before is done.
+	MaxStaleness int `json:"max_staleness"`
+	// ImportanceSamplingCap bounds the weight that a token has for the policy gap, as
+	// TRL's vllm_importance_sampling_cap; see policy.Correct. Used with max_staleness.
+	ImportanceSamplingCap float64 `json:"importance_sampling_cap"`
+
 	Propose datasets.Call   `json:"propose"` // which problems
 	Assess  datasets.Call   `json:"assess"`  // how hard they are
 	Respond []datasets.Call `json:"respond"` // what to pose in answer to a step's failures: rewrites, hints
@@ -118,6 +126,8 @@ func (p Plan) Validate() error {
 		{"mask_top_k", float64(p.MaskTopK), 1, 1e6},
 		{"measure_every", float64(p.MeasureEvery), 0, 1e7},
 		{"max_nan_steps", float64(p.MaxNaNSteps), 1, 1e6},
+		{"max_staleness", float64(p.MaxStaleness), 0, 8},
+		{"importance_sampling_cap", p.ImportanceSamplingCap, 1, 1e6},
 		{"heartbeat_timeout", p.HeartbeatTimeout, 1, 3600},
 		{"warmup.max_steps", float64(p.Warmup.MaxSteps), 0, 1e6},
 		{"warmup.batch_size", float64(p.Warmup.BatchSize), 1, 1e5},

@@ -129,6 +129,8 @@ func baseline() Plan {
 		MaskTopK:   50, MaxNaNSteps: 3,
 		Reuse: true,
 
+		ImportanceSamplingCap: 2,
+
 		HeartbeatTimeout: 10,
 	}
 }

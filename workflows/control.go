@@ -89,6 +89,11 @@ func (e *experiment) boundary(ctx workflow.Context) error {
 		e.obey(update)
 	}
 	for e.Status.Paused || e.back != nil || e.Next != nil || !workflow.AllHandlersFinished(ctx) {
+		if e.Status.Paused {
+			if err := e.settle(ctx); err != nil {
+				return err
+			}
+		}
 		if err := e.hold(ctx); err != nil {
 			return err
 		}
@@ -98,7 +103,11 @@ func (e *experiment) boundary(ctx workflow.Context) error {
 		if err := e.goBack(ctx); err != nil {
 			return err
 		}
-		if e.adopt() { // the record has the plan that the steps to come follow
+		adopted, err := e.adopt(ctx)
+		if err != nil {
+			return err
+		}
+		if adopted { // the record has the plan that the steps to come follow
 			if err := e.record(ctx, e.Left); err != nil {
 				return err
 			}
@@ -122,15 +131,19 @@ func (e *experiment) hold(ctx workflow.Context) error {
 	return workflow.Await(ctx, func() bool { return !e.Status.Paused || e.back != nil })
 }
 
-// adopt makes a tuned plan the run's plan, if there is one.
-func (e *experiment) adopt() bool {
+// adopt makes a tuned plan the run's plan, if there is one. What was drawn ahead
+// is asked for anew under it, and found where the change does not concern it.
+func (e *experiment) adopt(ctx workflow.Context) (bool, error) {
 	if e.Next == nil {
-		return false
+		return false, nil
+	}
+	if err := e.drop(ctx); err != nil {
+		return false, err
 	}
 	e.Resolved, e.Next = *e.Next, nil
 	e.id.Plan = e.Resolved.Ref
 	e.Status.Steps = e.plan().Steps
-	return true
+	return true, nil
 }
 
 // asked answers an update and shows what it changed.

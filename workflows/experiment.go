@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,7 +143,8 @@ type Carried struct {
 	Posed     int64                   `json:"posed"`      // cursor of the proposing stage
 	NextGroup int32                   `json:"next_group"` // first free group number of the step
 	Step      int                     `json:"step"`
-	Pending   []activities.Round      `json:"pending,omitempty"` // rounds that wait for a full batch
+	Pending   []activities.Round      `json:"pending,omitempty"`  // rounds that wait for a full batch
+	Versions  []Version               `json:"versions,omitempty"` // the newest ones, newest last, where steps are drawn ahead
 	Status    Status                  `json:"status"`
 	Result    Result                  `json:"result"`
 	Left      activities.StepRecord   `json:"left"`              // record of the last step that was done
@@ -173,6 +175,7 @@ type experiment struct {
 	shown time.Time // when the search attributes of the step were last set
 	busy  bool      // a step is in hand
 	over  bool      // no step is to come
+	ahead ahead
 	tunes workflow.Mutex
 }
 
@@ -226,7 +229,7 @@ func (e *experiment) setup(ctx workflow.Context, given json.RawMessage, resumed 
 	if err := e.do(ctx, QueueCPU, acts.Prepare, e.id, &out); err != nil {
 		return err
 	}
-	e.reuse(out, &e.Result.Reused.Others)
+	e.Result.Reused.count(out, &e.Result.Reused.Others)
 	e.Setup = out.Tables
 	e.Policy, e.State = out.Tables[activities.TablePolicy], out.Tables[activities.TableState]
 	if e.plan().Policy == "" {
@@ -275,11 +278,18 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 			break
 		}
 		if workflow.GetInfo(ctx).GetContinueAsNewSuggested() {
+			if e.ahead.busy {
+				if err := e.settle(ctx); err != nil {
+					return nil, err
+				}
+				continue // to the boundary: somebody may have asked for something meanwhile
+			}
 			// A history that begins anew needs no version of the past.
 			return nil, workflow.NewContinueAsNewErrorWithOptions(ctx, workflow.ContinueAsNewErrorOptions{
 				InitialVersioningBehavior: workflow.ContinueAsNewVersioningBehaviorAutoUpgrade,
 			}, Experiment, json.RawMessage(nil), &e.Carried)
 		}
+		e.drawAhead(ctx)
 		if every := e.plan().Evaluation.Every; every > 0 && e.Step%every == 0 && e.evaluated() < e.Step {
 			evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
 			if err != nil {
@@ -298,12 +308,18 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 		}
 		e.busy = false
 		e.Step++
-		e.adopt()
+		e.passed()
+		if _, err := e.adopt(ctx); err != nil {
+			return nil, err
+		}
 		if err := e.record(ctx, left); err != nil {
 			return nil, err
 		}
 	}
 	e.over = true
+	if err := e.settle(ctx); err != nil {
+		return nil, err
+	}
 	// A run that was told to end while it evaluated has its last figures already.
 	if e.Step == 0 || e.evaluated() < e.Step {
 		evaluation, err := e.evaluate(ctx, activities.TableTest, "test", e.Step, true)
@@ -360,7 +376,7 @@ func (e *experiment) warm(ctx workflow.Context) error {
 		if err := e.do(ctx, QueueTrain, acts.Warm, in, &out); err != nil {
 			return err
 		}
-		e.reuse(out, &e.Result.Reused.Updates)
+		e.Result.Reused.count(out, &e.Result.Reused.Updates)
 		e.Policy = out.Tables[activities.TablePolicy]
 		e.Status.Warm += steps
 		tokens += out.Metrics["tokens"]
@@ -376,40 +392,18 @@ func (e *experiment) warm(ctx workflow.Context) error {
 	return nil
 }
 
-// step is one training step: rounds of posing, answers to failures, selection,
-// update. It returns what it left behind.
+// step is one training step: rounds of posing and answers to failures, drawn for
+// it or ahead of it, selection, update. It returns what it left behind.
 func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err error) {
-	p := e.plan()
-	t := &tally{begin: workflow.Now(ctx), metrics: map[string]float64{}}
-	rounds := e.Pending
-	carried := len(rounds)
-	if carried == 0 {
-		e.NextGroup = 0
-	}
-	kept := 0
-	for round := 0; round < p.MaxRolloutRounds && (round == 0 || kept < p.PromptsPerStep); round++ {
-		groups := p.PromptsPerStep - kept
-		var proposed activities.Output
-		if err := e.brief(ctx, &proposed, acts.Propose, activities.ProposeInput{
-			Run: e.id, Problems: e.Setup[activities.TableTrain], State: e.State, Step: e.Step, Posed: e.Posed, FirstGroup: e.NextGroup, Groups: groups, Known: known(e.Status.Current),
-		}); err != nil {
-			return left, err
-		}
-		e.reuse(proposed, &e.Result.Reused.Others)
-		t.curriculum += proposed.Seconds
-		e.Posed = int64(proposed.Metrics[activities.MetricPosed])
-		e.NextGroup += int32(groups)
-		r := activities.Round{Proposals: proposed.Tables[activities.TableProposals]}
-		mixed, err := e.try(ctx, &r, t)
-		if err != nil {
-			return left, err
-		}
-		rounds = append(rounds, r)
-		kept += mixed
-	}
-	if rounds, err = e.respond(ctx, rounds, carried, t); err != nil {
+	d, err := e.next(ctx)
+	if err != nil {
 		return left, err
 	}
+	p, t := e.plan(), d.tally
+	e.Posed, e.NextGroup = d.posed, d.nextGroup
+	e.Result.Reused.add(d.reused)
+	carried := len(e.Pending)
+	rounds := slices.Concat(e.Pending, d.rounds)
 	var selected, masked, updated activities.Output
 	if err := e.brief(ctx, &selected, acts.Select, activities.SelectInput{
 		Run: e.id, Step: e.Step, Problems: e.Setup[activities.TableTrain], State: e.State, Rounds: rounds, Carried: carried,
@@ -417,7 +411,7 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 		return left, err
 	}
 	e.State = selected.Tables[activities.TableState]
-	e.reuse(selected, &e.Result.Reused.Assessments)
+	e.Result.Reused.count(selected, &e.Result.Reused.Assessments)
 	t.curriculum += selected.Seconds
 	t.keep(selected.Metrics)
 	left.Rounds, left.Selections = rounds, selected.Tables[activities.TableSelections]
@@ -432,7 +426,7 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 				return left, err
 			}
 			left.Selections = masked.Tables[activities.TableSelections]
-			e.reuse(masked, &e.Result.Reused.Others)
+			e.Result.Reused.count(masked, &e.Result.Reused.Others)
 			t.work += masked.Seconds
 			t.keep(masked.Metrics)
 			e.Result.Masked += int64(masked.Metrics[activities.MetricMasked])
@@ -445,20 +439,12 @@ func (e *experiment) step(ctx workflow.Context) (left activities.StepRecord, err
 			return left, err
 		}
 		e.Policy = updated.Tables[activities.TablePolicy]
-		e.reuse(updated, &e.Result.Reused.Updates)
+		e.Result.Reused.count(updated, &e.Result.Reused.Updates)
 		e.finite(updated)
 		t.work += updated.Seconds
 	}
 	left.Metrics = updated.Tables[activities.TableMetrics]
 	return left, e.report(ctx, t, updated.Metrics)
-}
-
-// known is what the newest evaluation tells of the levels.
-func known(v *activities.Evaluation) []activities.Score {
-	if v == nil {
-		return nil
-	}
-	return v.Levels
 }
 
 // tally is what a step adds up.
@@ -479,67 +465,6 @@ func (t *tally) keep(metrics map[string]float64) {
 	delete(t.metrics, activities.MetricNextGroup)
 	delete(t.metrics, activities.MetricRequest)
 }
-
-// try rolls a round out and has it verified. It returns how many groups got
-// rewards that are not all equal.
-func (e *experiment) try(ctx workflow.Context, r *activities.Round, t *tally) (mixed int, err error) {
-	drawn, err := e.rollout(ctx, r, "train", e.Step, false)
-	if err != nil {
-		return 0, err
-	}
-	t.work += drawn.seconds
-	t.completions += drawn.completions
-	t.tokens += drawn.tokens
-	if r.Request {
-		t.metrics["num_tokens/request"] += float64(drawn.tokens)
-		return 0, nil
-	}
-	var scored activities.Output
-	if err := e.brief(ctx, &scored, acts.Score, activities.ScoreInput{Run: e.id, Step: e.Step, Round: *r}); err != nil {
-		return 0, err
-	}
-	r.Scores = scored.Tables[activities.TableScores]
-	e.reuse(scored, &e.Result.Reused.Others)
-	t.work += scored.Seconds
-	t.verified += int64(scored.Metrics["verifier/calls"])
-	for _, name := range []string{"verifier/calls", "verifier/timeout", "verifier/error", "verifier/no_answer"} {
-		t.metrics[name] += scored.Metrics[name]
-	}
-	return int(scored.Metrics[activities.MetricMixed]), nil
-}
-
-// respond asks the plan's responding stages, each until it has nothing more to
-// propose, and tries what they propose.
-func (e *experiment) respond(ctx workflow.Context, rounds []activities.Round, carried int, t *tally) ([]activities.Round, error) {
-	for i, call := range e.plan().Respond {
-		for turn := range maxTurns {
-			var out activities.Output
-			if err := e.brief(ctx, &out, acts.Respond, activities.RespondInput{
-				Run: e.id, Step: e.Step, Stage: i, Turn: turn, Problems: e.Setup[activities.TableTrain], State: e.State, Policy: e.Policy,
-				Rounds: rounds[carried:], NextGroup: e.NextGroup,
-			}); err != nil {
-				return nil, err
-			}
-			e.reuse(out, &e.Result.Reused.Responses)
-			t.curriculum += out.Seconds
-			t.keep(out.Metrics)
-			e.NextGroup = int32(out.Metrics[activities.MetricNextGroup])
-			proposals, ok := out.Tables[activities.TableProposals]
-			if !ok {
-				break
-			}
-			r := activities.Round{Proposals: proposals, Stage: call.Stage, Request: out.Metrics[activities.MetricRequest] == 1}
-			if _, err := e.try(ctx, &r, t); err != nil {
-				return nil, err
-			}
-			rounds = append(rounds, r)
-		}
-	}
-	return rounds, nil
-}
-
-// maxTurns bounds how often a responding stage is asked in one step.
-const maxTurns = 64
 
 // report notes the step's figures where users look.
 func (e *experiment) report(ctx workflow.Context, t *tally, updated map[string]float64) error {
@@ -580,10 +505,10 @@ type drawn struct {
 	completions, tokens int64
 }
 
-// rollout draws a round's completions, shard by shard.
-func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose string, step int, greedy bool) (d drawn, err error) {
+// rollout has a policy draw a round's completions, shard by shard.
+func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, policy datasets.Ref, purpose string, step int, greedy bool, reused *Reused) (d drawn, err error) {
 	shards, err := e.shards(ctx, activities.RolloutInput{
-		Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: e.Policy,
+		Run: e.id, Purpose: purpose, Greedy: greedy, Step: step, Proposals: r.Proposals, Policy: policy,
 		Shards: min(e.plan().RolloutShards, max(1, int(r.Proposals.Rows))), // none is empty
 	})
 	if err != nil {
@@ -592,10 +517,10 @@ func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, purpose 
 	for _, s := range shards {
 		shard := s.out.Tables[activities.TableRollouts]
 		r.Rollouts = append(r.Rollouts, shard)
-		e.reuse(s.out, &e.Result.Reused.Rollouts)
+		reused.count(s.out, &reused.Rollouts)
 		if s.out.Saved > 0 {
-			e.Result.Reused.Completions += shard.Rows
-			e.Result.Reused.Tokens += int64(s.out.Metrics["tokens"])
+			reused.Completions += shard.Rows
+			reused.Tokens += int64(s.out.Metrics["tokens"])
 		}
 		d.seconds = max(d.seconds, s.took.Seconds())
 		d.completions += shard.Rows
@@ -620,9 +545,9 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 	if err := e.brief(ctx, &posed, acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: tries}); err != nil {
 		return nil, err
 	}
-	e.reuse(posed, &e.Result.Reused.Others)
+	e.Result.Reused.count(posed, &e.Result.Reused.Others)
 	in.Sampled.Proposals = posed.Tables[activities.TableProposals]
-	if _, err := e.rollout(ctx, &in.Sampled, purpose, step, false); err != nil {
+	if _, err := e.rollout(ctx, &in.Sampled, e.Policy, purpose, step, false, &e.Result.Reused); err != nil {
 		return nil, err
 	}
 	if greedy {
@@ -630,9 +555,9 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 		if err := e.brief(ctx, &once, acts.Pose, activities.PoseInput{Run: e.id, Problems: e.Setup[set], NumGenerations: 1}); err != nil {
 			return nil, err
 		}
-		e.reuse(once, &e.Result.Reused.Others)
+		e.Result.Reused.count(once, &e.Result.Reused.Others)
 		in.Greedy = &activities.Round{Proposals: once.Tables[activities.TableProposals]}
-		if _, err := e.rollout(ctx, in.Greedy, purpose, step, true); err != nil {
+		if _, err := e.rollout(ctx, in.Greedy, e.Policy, purpose, step, true, &e.Result.Reused); err != nil {
 			return nil, err
 		}
 	}
@@ -640,7 +565,7 @@ func (e *experiment) evaluate(ctx workflow.Context, set, purpose string, step in
 	if err := e.brief(ctx, &out, acts.Summarise, in); err != nil {
 		return nil, err
 	}
-	e.reuse(activities.Output{Saved: out.Saved}, &e.Result.Reused.Others)
+	e.Result.Reused.count(activities.Output{Saved: out.Saved}, &e.Result.Reused.Others)
 	return &out, nil
 }
 

@@ -71,6 +71,12 @@ func (e *experiment) goBack(ctx workflow.Context) error {
 	if e.back == nil {
 		return nil
 	}
+	if e.ahead.busy {
+		e.ahead.cancel()
+	}
+	if err := e.drop(ctx); err != nil {
+		return err
+	}
 	before := e.Status
 	e.open(*e.back)
 	e.back = nil

@@ -56,10 +56,23 @@ func thousands(n int64) string {
 	return s
 }
 
-// reuse counts an activity's result where it is that of an earlier run.
-func (e *experiment) reuse(out activities.Output, kind *int) {
+// count counts an activity's result, as one of a kind, where it is that of an
+// earlier run.
+func (r *Reused) count(out activities.Output, kind *int) {
 	if out.Saved > 0 {
 		*kind++
-		e.Result.Reused.Seconds += out.Saved
+		r.Seconds += out.Saved
 	}
+}
+
+// add adds what was taken over elsewhere.
+func (r *Reused) add(o Reused) {
+	r.Rollouts += o.Rollouts
+	r.Completions += o.Completions
+	r.Tokens += o.Tokens
+	r.Responses += o.Responses
+	r.Assessments += o.Assessments
+	r.Updates += o.Updates
+	r.Others += o.Others
+	r.Seconds += o.Seconds
 }

@@ -136,6 +136,7 @@ func TestExperimentIsReproducible(t *testing.T) {
 	records := map[string][]activities.StepRecord{}
 	one, three := [][]string{nil}, [][]string{{worker.RoleCPU}, {worker.RoleRollout}, {worker.RoleRollout, worker.RoleTrain}}
 	stacked := []string{"recipe=gradus", "levels=[1,3]", "train_levels=[3]", "exemption=0"}
+	ahead := append([]string{"max_staleness=2"}, stacked...)
 	for _, fleet := range []struct {
 		id    string
 		roles [][]string
@@ -148,6 +149,9 @@ func TestExperimentIsReproducible(t *testing.T) {
 		{"other", one, workflows.QueueCPU, []string{"seed=4"}},
 		{"one-gradus", one, workflows.QueueAll, stacked},
 		{"three-gradus", three, workflows.QueueCPU, stacked},
+		{"one-ahead", one, workflows.QueueCPU, ahead},
+		{"eager-ahead", one, workflows.QueueAll, ahead},
+		{"three-ahead", three, workflows.QueueCPU, ahead},
 	} {
 		var ws []*worker.Worker
 		for _, roles := range fleet.roles {
@@ -163,7 +167,7 @@ func TestExperimentIsReproducible(t *testing.T) {
 		}
 		records[fleet.id] = artifacts(t, store, fleet.id, 3)
 	}
-	for _, same := range [][2]string{{"one", "eager"}, {"one", "three"}, {"one-gradus", "three-gradus"}} {
+	for _, same := range [][2]string{{"one", "eager"}, {"one", "three"}, {"one-gradus", "three-gradus"}, {"one-ahead", "eager-ahead"}, {"one-ahead", "three-ahead"}} {
 		if d := cmp.Diff(records[same[0]], records[same[1]]); d != "" {
 			t.Errorf("runs %v leave different artifacts: %s", same, d)
 		}
@@ -185,6 +189,7 @@ func TestExperimentIsReproducible(t *testing.T) {
 	if *update {
 		record(t, c, "one", filepath.Join("..", "..", "workflows", "testdata", "experiment.json"))
 		record(t, c, "one-gradus", filepath.Join("..", "..", "workflows", "testdata", "gradus.json"))
+		record(t, c, "one-ahead", filepath.Join("..", "..", "workflows", "testdata", "ahead.json"))
 	}
 	if _, err := policy.LoadState(t.Context(), store, r.Policy); err != nil {
 		t.Errorf("final policy: %v", err)
