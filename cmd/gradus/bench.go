@@ -47,10 +47,10 @@ func benchCommand(t *target) *cobra.Command {
 	var fire chaos.Options
 	schedules, seed := 1000, uint64(1)
 	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy|select|verifier|claims|simulate|chaos|steps|fleet",
+		Use:       "bench orchestration|policy|select|verifier|claims|simulate|chaos|steps|fleet|overlap",
 		Short:     "Measure, and compare with the goal",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy", "select", "verifier", "claims", "simulate", "chaos", "steps", "fleet"},
+		ValidArgs: []string{"orchestration", "policy", "select", "verifier", "claims", "simulate", "chaos", "steps", "fleet", "overlap"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
@@ -85,6 +85,8 @@ func benchCommand(t *target) *cobra.Command {
 				figures, err = benchSteps(ctx, steps, cmd.ErrOrStderr())
 			case "fleet":
 				figures, err = benchFleet(ctx, fleet, cmd.ErrOrStderr())
+			case "overlap":
+				figures, err = t.benchOverlap(ctx, cmd.ErrOrStderr())
 			}
 			for _, f := range figures {
 				err = errors.Join(err, f.print(cmd.OutOrStdout(), t.output))
