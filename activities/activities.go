@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -356,6 +357,12 @@ func (a *Activities) problems(ctx context.Context, r datasets.Ref) (*problemSet,
 		return nil, invalid{fmt.Errorf("%s is a table of kind %s, want %s", r, t.Kind(), datasets.KindProblems)}
 	}
 	s = newProblemSet(t)
+	for i, v := range s.Verifier {
+		// Settings can run programs and call services with a key: they are for who starts the run, not for data.
+		if strings.HasPrefix(v, "{") {
+			return nil, invalid{fmt.Errorf("problem %q: verifier %s has settings, which only the plan's may; want one of %s", s.ID[i], v, strings.Join(reward.Names(), ", "))}
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.sets == nil || len(a.sets) >= 8 {
