@@ -192,7 +192,7 @@ func TestMathReformatted(t *testing.T) {
 // What is large, deep or endless is refused after a bounded amount of work.
 func TestMathBounds(t *testing.T) {
 	for _, s := range []string{
-		"9^{9^{9^9}}", "9^9^9^9", "(9!)!", "9!!!!", "2^{10^{9}}", "1e99999", `\sum_{k=1}^{10^9} k`, `\sum_{i=1}^{400}\sum_{j=1}^{400}\sum_{k=1}^{400} ijk`,
+		"9^{9^{9^9}}", "9^9^9^9", "(9!)!", "9!!!!", "2^{10^{9}}", "1e99999", `\sum_{k=1}^{10^9} k`, `\sum_{k=1}^{499} \sum_{i=1}^{499} \frac{1}{(k+i)^{97}}`, `\prod_{k=1}^{499} \frac{(k+2000)!}{k^{999}}`, `\sum_{i=1}^{400}\sum_{j=1}^{400}\sum_{k=1}^{400} ijk`,
 		strings.Repeat("(", 4000), strings.Repeat("{", 4000), strings.Repeat("-", 4000) + "1", strings.Repeat("1+", 2000) + "1", strings.Repeat("x^", 1000) + "2",
 		strings.Repeat(`\sqrt{`, 700), strings.Repeat(`\frac`, 800), strings.Repeat("9", 4000), strings.Repeat("|", 3000), strings.Repeat(`\text{\$`, 500), strings.Repeat("1,", 2000) + "1",
 		strings.Repeat("x!", 1000), `\binom{3000}{1500}^{3000}`, "(x+1)^{1000000}", "1/0", `\log_1 5`, "0^{-1}", "0^0", `\sqrt[0]{5}`, `\frac{1}{1-1}`, strings.Repeat(`\pm 1`, 500),

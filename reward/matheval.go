@@ -107,7 +107,7 @@ func (e *evaluator) rational(n *node) (*big.Rat, bool) {
 			} else {
 				sum = new(big.Rat).Mul(sum, v)
 			}
-			if !small(sum) {
+			if !e.small(sum) {
 				return nil, false
 			}
 		}
@@ -122,7 +122,7 @@ func (e *evaluator) rational(n *node) (*big.Rat, bool) {
 			return nil, false
 		}
 		v := new(big.Rat).Quo(a, b)
-		return v, small(v)
+		return v, e.small(v)
 	case opPow:
 		a, ok := e.rational(n.args[0])
 		if !ok {
@@ -132,7 +132,8 @@ func (e *evaluator) rational(n *node) (*big.Rat, bool) {
 		if !ok {
 			return nil, false
 		}
-		return ratPow(a, b)
+		v, ok := ratPow(a, b)
+		return v, ok && e.small(v)
 	case opFunc:
 		return e.rationalFunc(n)
 	case opBound:
@@ -141,8 +142,12 @@ func (e *evaluator) rational(n *node) (*big.Rat, bool) {
 	return nil, false
 }
 
-func small(v *big.Rat) bool {
-	return v.Num().BitLen() <= maxMathBits && v.Denom().BitLen() <= maxMathBits
+// small reports whether v is within the bounds, and charges for its size: to bring a fraction of n words to lowest
+// terms takes time near n².
+func (e *evaluator) small(v *big.Rat) bool {
+	n := (v.Num().BitLen() + v.Denom().BitLen()) / 64
+	e.steps += n * n / 256
+	return v.Num().BitLen() <= maxMathBits && v.Denom().BitLen() <= maxMathBits && e.steps <= maxMathSteps
 }
 
 // ratPow raises a to an integer power, or to a fraction where the root is exact.
@@ -360,7 +365,7 @@ func (e *evaluator) rationalSum(n *node) (*big.Rat, bool) {
 		} else {
 			total.Mul(total, v)
 		}
-		if !small(total) {
+		if !e.small(total) {
 			return nil, false
 		}
 	}
