@@ -58,6 +58,9 @@ func TestCurve(t *testing.T) {
 	if !reached {
 		t.Error("the target was reached")
 	}
+	if cost, reached := line(0, 0).Cost(Trained, math.Inf(1)); reached || cost != 1 { // for a ratio
+		t.Errorf("a run that trained on nothing costs %v, %v", cost, reached)
+	}
 	if cost, reached := c.Cost(Completions, 0.9); reached || cost != 20 {
 		t.Errorf("a target that is not reached costs %v, %v", cost, reached)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -308,7 +309,9 @@ func (r *Report) test(t Test) (Outcome, error) {
 			}
 			continue
 		case TrainedAll:
-			a, b = append(a, float64(x[len(x)-1].Trained)), append(b, float64(y[len(y)-1].Trained))
+			spent, _ := x.Cost(Trained, math.Inf(1)) // a target that no run reaches
+			other, _ := y.Cost(Trained, math.Inf(1))
+			a, b = append(a, spent), append(b, other)
 			continue
 		}
 		spent, reached := x.Cost(t.Measure, r.Claim.Target)
