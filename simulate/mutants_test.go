@@ -296,7 +296,7 @@ func hunt(t *testing.T, p plant, i int) string {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, name, args...)
-		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", chosen, i))
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", chosen, i), "GOMAXPROCS=1") // as many hunt at once as there are cores
 		out, err := cmd.CombinedOutput()
 		var failed *exec.ExitError
 		if err != nil && !errors.As(err, &failed) {
