@@ -234,7 +234,8 @@ func outcomeOf(d *disk, id string, result *workflows.Result) (*outcome, error) {
 	return o, nil
 }
 
-// timeless is JSON without wall time and without what was reused.
+// timeless is JSON without wall time, without what was reused, and without what was
+// told of failures.
 func timeless(raw []byte) (string, error) {
 	var v any
 	if err := json.Unmarshal(raw, &v); err != nil {
@@ -244,7 +245,7 @@ func timeless(raw []byte) (string, error) {
 	strip = func(v any) {
 		switch v := v.(type) {
 		case map[string]any:
-			for _, name := range []string{"seconds", "saved", "train_seconds", "orchestration_seconds", "curriculum_seconds", "orchestration", "reused"} {
+			for _, name := range []string{"seconds", "saved", "train_seconds", "orchestration_seconds", "curriculum_seconds", "orchestration", "trouble", "reused"} {
 				delete(v, name)
 			}
 			for _, inner := range v {

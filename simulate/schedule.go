@@ -35,6 +35,7 @@ var plans = []string{
 	`{"recipe":"grpo","warmup":{"max_steps":1},"evaluation":{"every":1}}`,
 	`{"recipe":"grpo","propose":{"stage":"revisit"},"max_generated_tokens":40,"steps":5}`,
 	`{"recipe":"grpo","problems":"graded","eval_problems":"graded","max_completion_length":4,"verifier":"exact"}`,
+	`{"recipe":"grpo","max_staleness":1,"steps":4}`,
 	`{"recipe":"dapo"}`,
 	`{"recipe":"dapo","short_batch":"wait","max_rollout_rounds":2,"num_generations":2,"steps":4}`,
 	`{"recipe":"dr-grpo","propose":{"stage":"oracle"},"evaluation":{"every":1}}`,
@@ -47,6 +48,7 @@ var plans = []string{
 	`{"recipe":"capo","warmup":{"max_steps":1}}`,
 	`{"recipe":"gradus","families":["running_maxima"],"exemption":0}`,
 	`{"recipe":"gradus","exemption":0,"short_batch":"wait","max_rollout_rounds":2,"rollout_shards":1}`,
+	`{"recipe":"gradus","exemption":0,"max_staleness":2,"steps":4,"rollout_shards":1}`,
 }
 
 // neighbours are changes to a plan, for another experiment in the same store: each
@@ -145,7 +147,11 @@ func Draw(seed uint64) (Schedule, error) {
 	if err != nil {
 		return s, fmt.Errorf("plan %s: %w", s.Plan, err)
 	}
-	if u := rng.Float64(); u < 0.15 && frozen.Steps > 1 {
+	u := rng.Float64()
+	if frozen.MaxStaleness > 0 { // how much is drawn in vain depends on when the user says so
+		u = 1
+	}
+	if u < 0.15 && frozen.Steps > 1 {
 		t := tunings[rng.IntN(len(tunings))]
 		s.deeds = []deed{{update: workflows.UpdateTune, input: json.RawMessage(t), at: "Propose", step: rng.IntN(frozen.Steps - 1)}}
 	} else if u < 0.18 {
