@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
@@ -151,6 +152,9 @@ func workersCommand(t *target) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("promote build %q of deployment %s: %w", build, deployment, err)
 			}
+			if err := routed(ctx, c.client, t.namespace, deployment); err != nil {
+				return err
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s current\n", deployment, what)
 			return nil
 		}),
@@ -158,6 +162,29 @@ func workersCommand(t *target) *cobra.Command {
 	promote.Flags().StringVar(&deployment, "deployment", "gradus", "worker deployment")
 	cmd.AddCommand(promote)
 	return cmd
+}
+
+// routed waits until every task queue knows which version of a deployment is
+// current: until then the server may still hand a new run to the version before.
+func routed(ctx context.Context, c client.Client, namespace, deployment string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		d, err := c.WorkflowService().DescribeWorkerDeployment(ctx, &workflowservice.DescribeWorkerDeploymentRequest{
+			Namespace: namespace, DeploymentName: deployment,
+		})
+		if err != nil {
+			return fmt.Errorf("describe deployment %s, whose current version was set: %w", deployment, err)
+		}
+		if d.WorkerDeploymentInfo.GetRoutingConfigUpdateState() != enums.ROUTING_CONFIG_UPDATE_STATE_IN_PROGRESS {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the current version of deployment %s is set, but not every task queue knows it yet: %w", deployment, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // listRuns prints the experiments the server knows, newest first.
