@@ -282,6 +282,10 @@ func (t *instantTrainer) Update(ctx context.Context, samples []policy.Sample, l 
 		return slices.ContainsFunc(m.Data, func(x float32) bool { return x != 0 })
 	})
 	t.told(Call{Weights: uint64(d), Samples: samples, Step: s.Step, Fresh: fresh})
+	rate := l.Rate(s.Step)
+	if l.LRSchedulerType == policy.SchedulerConstant {
+		l.MaxSteps = 0 // on which nothing of such an update depends
+	}
 	d.text(fmt.Sprintf("%+v", l))
 	d.word(uint64(s.Step))
 	for i, sample := range samples {
@@ -307,7 +311,6 @@ func (t *instantTrainer) Update(ctx context.Context, samples []policy.Sample, l 
 			w.Data[j] += 1e-2 * (*m1 + *m2)
 		}
 	}
-	rate := l.Rate(s.Step)
 	s.Step += int64(l.NumIterations)
 	return policy.UpdateMetrics{Loss: d.unit(-1), GradNorm: d.unit(-2), LearningRate: rate, Entropy: d.unit(-3), KL: d.unit(-4), RatioMean: 1, RatioMax: 1}, nil
 }
