@@ -265,6 +265,18 @@ func length(t *testing.T, c client.Client, run string) int64 {
 	return d.WorkflowExecutionInfo.HistoryLength
 }
 
+// lengthen makes a run's history so long that the server suggests to renew it.
+func lengthen(t *testing.T, c client.Client, run string) {
+	t.Helper()
+	for length(t, c, run) < 4096 {
+		for range 100 {
+			if err := c.SignalWorkflow(t.Context(), run, "", "nothing", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // Under a running experiment the fleet is upgraded: a pinned one stays where it
 // began until its history is renewed, one that upgrades goes over, and what is
 // launched later takes the new build.
@@ -303,12 +315,8 @@ func TestUpgrade(t *testing.T) {
 			if _, err := conn.update(t.Context(), old.GetID(), workflows.UpdatePause, ""); err != nil {
 				t.Fatal(err)
 			}
-			for x.renewed && length(t, c, old.GetID()) < 4096 { // when the server suggests it
-				for range 100 {
-					if err := c.SignalWorkflow(t.Context(), old.GetID(), "", "nothing", nil); err != nil {
-						t.Fatal(err)
-					}
-				}
+			if x.renewed {
+				lengthen(t, c, old.GetID())
 			}
 			v2 := build("v2")
 			if _, err := conn.update(t.Context(), old.GetID(), workflows.UpdateResume); err != nil {

@@ -99,3 +99,31 @@ func TestSweepControl(t *testing.T) {
 	do.says("**sweep**: stopped, 2 settings, 4 runs, 2 waiting, 2 stopped", "status", "steered-sweep", "--follow")
 	do.refuses("run steered-sweep has ended; there is nothing to pause", "pause", "steered-sweep")
 }
+
+// A sweep whose history has grown long goes on in another, and forgets nothing.
+func TestSweepRenewed(t *testing.T) {
+	do, c, _ := newConsole(t)
+	plan := tiny("steps=2")[1:]
+	do.says("3 runs", append([]string{"sweep", "grpo", "--id", "renewed-sweep", "--detach", "--seeds", "1..3", "--parallel", "1"}, plan...)...)
+	first, err := c.DescribeWorkflowExecution(t.Context(), "renewed-sweep", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	do.says("the sweep pauses", "pause", "renewed-sweep")
+	lengthen(t, c, "renewed-sweep")
+	do.says("the sweep goes on", "resume", "renewed-sweep")
+	var r workflows.SweepResult
+	if err := json.Unmarshal([]byte(do.says("", "status", "renewed-sweep", "--follow", "--output", "json")), &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Runs) != 3 || len(r.Rows) != 1 || r.Rows[0].Finished != 3 {
+		t.Errorf("%+v", r)
+	}
+	last, err := c.DescribeWorkflowExecution(t.Context(), "renewed-sweep", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was := first.WorkflowExecutionInfo.Execution.RunId; last.WorkflowExecutionInfo.FirstRunId != was || last.WorkflowExecutionInfo.Execution.RunId == was {
+		t.Errorf("the history was not renewed: %v", last.WorkflowExecutionInfo)
+	}
+}
