@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/gradus-rl/gradus/chaos"
 	"github.com/gradus-rl/gradus/policy"
@@ -41,79 +42,86 @@ func (f figure) print(w io.Writer, output string) error {
 }
 
 func benchCommand(t *target) *cobra.Command {
-	var backend string
-	steps, fleet := 0, fleetOptions{}
-	o := claimsOptions{out: "."}
-	var fire chaos.Options
-	schedules, seed := 1000, uint64(1)
-	cmd := &cobra.Command{
-		Use:       "bench orchestration|policy|select|verifier|claims|simulate|chaos|steps|fleet|overlap",
-		Short:     "Measure, and compare with the goal",
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"orchestration", "policy", "select", "verifier", "claims", "simulate", "chaos", "steps", "fleet", "overlap"},
-		RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := family("bench", "Measure, and compare with the goal")
+	add := func(name, short string, measure func(context.Context, *cobra.Command) ([]figure, error)) *pflag.FlagSet {
+		c := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := t.checkOutput(); err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			var figures []figure
-			var err error
-			switch args[0] {
-			case "claims":
-				if o.Quick {
-					o.Seeds, o.TuningSeeds = min(o.Seeds, 2), 0
-				}
-				return t.benchClaims(ctx, o, cmd.ErrOrStderr())
-			case "orchestration":
-				figures, err = t.benchOrchestration(ctx, cmd.ErrOrStderr())
-			case "policy":
-				figures, err = benchPolicy(ctx, backend)
-			case "chaos":
-				fire.Seed = seed
-				figures, err = benchChaos(ctx, fire, t.output == "text", cmd.OutOrStdout(), cmd.ErrOrStderr())
-			case "select":
-				figures, err = benchSelect(ctx)
-			case "verifier":
-				figures, err = benchVerifier(ctx)
-			case "simulate":
-				parallel := 1
-				if cmd.Flags().Changed("parallel") {
-					parallel = o.Parallel
-				}
-				figures, err = benchSimulate(ctx, seed, schedules, parallel, cmd.ErrOrStderr())
-			case "steps":
-				figures, err = benchSteps(ctx, steps, cmd.ErrOrStderr())
-			case "fleet":
-				figures, err = benchFleet(ctx, fleet, cmd.ErrOrStderr())
-			case "overlap":
-				figures, err = t.benchOverlap(ctx, cmd.ErrOrStderr())
-			}
+			figures, err := measure(cmd.Context(), cmd)
 			for _, f := range figures {
 				err = errors.Join(err, f.print(cmd.OutOrStdout(), t.output))
 			}
 			return err
-		},
+		}}
+		cmd.AddCommand(c)
+		return c.Flags()
 	}
-	f := cmd.Flags()
-	f.Float64Var(&fire.Minutes, "minutes", 3, "of bench chaos: how long faults are thrown")
-	f.DurationVar(&fire.Every, "every", 5*time.Second, "of bench chaos: time between two faults")
-	f.StringSliceVar(&fire.Only, "fault", nil, "of bench chaos: "+strings.Join(chaos.Kinds(), ", ")+" (default all)")
-	f.StringSliceVar(&fire.Plan, "set", nil, "of bench chaos: key=value over the experiment's plan")
-	f.StringVar(&backend, "backend", "go", "of bench policy: go, onnx or xla")
-	f.IntVar(&steps, "steps", 10000, "of bench steps: training steps")
-	f.IntVar(&fleet.workers, "workers", 200, "of bench fleet: simulated rollout workers")
-	f.IntVar(&fleet.shards, "shards", 400, "of bench fleet: shards of a step")
-	f.IntVar(&fleet.steps, "fleet-steps", 3, "of bench fleet: steps, with and without a second issue each")
-	f.DurationVar(&fleet.median, "shard", 10*time.Second, "of bench fleet: time that the median shard takes")
-	f.Float64Var(&fleet.factor, "speculate", 2, "of bench fleet: times the median after which a shard is issued again")
-	f.StringSliceVar(&o.names, "claim", nil, "of bench claims: "+claimNames()+" (default all)")
-	f.IntVar(&o.Seeds, "seeds", 10, "of bench claims: paired seeds")
-	f.IntVar(&o.TuningSeeds, "tuning-seeds", 2, "of bench claims: seeds that each setting is tuned on; 0 takes the first setting")
-	f.IntVar(&o.Parallel, "parallel", 2, "of bench claims and, where given, of bench simulate: runs at once, a core each")
-	f.BoolVar(&o.Quick, "quick", false, "of bench claims: a smoke run of minutes")
-	f.StringVar(&o.out, "out", ".", "of bench claims: folder for CLAIMS.md, claims.json, claims.arrow and the pictures")
-	f.IntVar(&schedules, "schedules", schedules, "of bench simulate: schedules of faults, a run each")
-	f.Uint64Var(&seed, "seed", seed, "of bench chaos: of experiments and faults; of bench simulate: of the first schedule, the next ones count up")
+	add("orchestration", "What the workflow costs beside the stages' own work", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return t.benchOrchestration(ctx, c.ErrOrStderr())
+	})
+	var backend string
+	add("policy", "Update and sampling of the policy", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
+		return benchPolicy(ctx, backend)
+	}).StringVar(&backend, "backend", "go", "go, onnx or xla")
+	add("select", "The stages that select samples and tokens", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
+		return benchSelect(ctx)
+	})
+	add("verifier", "The verifier of mathematical answers, on one core", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
+		return benchVerifier(ctx)
+	})
+
+	var o claimsOptions
+	f := add("claims", "Race the recipes against each other for what their papers claim", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		if o.Quick {
+			o.Seeds, o.TuningSeeds = min(o.Seeds, 2), 0
+		}
+		return nil, t.benchClaims(ctx, o, c.ErrOrStderr())
+	})
+	f.StringSliceVar(&o.names, "claim", nil, claimNames()+" (default all)")
+	f.IntVar(&o.Seeds, "seeds", 10, "paired seeds")
+	f.IntVar(&o.TuningSeeds, "tuning-seeds", 2, "seeds that each setting is tuned on; 0 takes the first setting")
+	f.IntVar(&o.Parallel, "parallel", 2, "runs at once, a core each")
+	f.BoolVar(&o.Quick, "quick", false, "a smoke run of minutes")
+	f.StringVar(&o.out, "out", ".", "folder for CLAIMS.md, claims.json, claims.arrow and the pictures")
+
+	var seed uint64
+	schedules, parallel := 0, 0
+	f = add("simulate", "Experiments on a store and a fleet that fail in every way, in the test environment", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return benchSimulate(ctx, seed, schedules, parallel, c.ErrOrStderr())
+	})
+	f.IntVar(&schedules, "schedules", 1000, "schedules of faults, a run each")
+	f.Uint64Var(&seed, "seed", 1, "of the first schedule; the next ones count up")
+	f.IntVar(&parallel, "parallel", 1, "schedules at once, a core each")
+
+	var fire chaos.Options
+	f = add("chaos", "Experiments under real faults on real servers", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return benchChaos(ctx, fire, t.output == "text", c.OutOrStdout(), c.ErrOrStderr())
+	})
+	f.Float64Var(&fire.Minutes, "minutes", 3, "how long faults are thrown")
+	f.DurationVar(&fire.Every, "every", 5*time.Second, "time between two faults")
+	f.Uint64Var(&fire.Seed, "seed", 1, "of the experiments and the faults")
+	f.StringSliceVar(&fire.Only, "fault", nil, strings.Join(chaos.Kinds(), ", ")+" (default all)")
+	f.StringSliceVar(&fire.Plan, "set", nil, "key=value over the experiment's plan")
+
+	steps := 0
+	add("steps", "A long experiment of instant stages: history, memory, time to resume", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return benchSteps(ctx, steps, c.ErrOrStderr())
+	}).IntVar(&steps, "steps", 10000, "training steps")
+
+	var fleet fleetOptions
+	f = add("fleet", "A fleet of simulated rollout workers with stragglers", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return benchFleet(ctx, fleet, c.ErrOrStderr())
+	})
+	f.IntVar(&fleet.workers, "workers", 200, "simulated rollout workers")
+	f.IntVar(&fleet.shards, "shards", 400, "shards of a step")
+	f.IntVar(&fleet.steps, "steps", 3, "steps, with and without a second issue each")
+	f.DurationVar(&fleet.median, "shard", 10*time.Second, "time that the median shard takes")
+	f.Float64Var(&fleet.factor, "speculate", 2, "times the median after which a shard is issued again")
+
+	add("overlap", "What drawing ahead gains and costs", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return t.benchOverlap(ctx, c.ErrOrStderr())
+	})
 	return cmd
 }
 

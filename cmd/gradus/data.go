@@ -18,7 +18,7 @@ import (
 )
 
 func dataCommand(t *target) *cobra.Command {
-	cmd := &cobra.Command{Use: "data", Short: "Import, list and show problem sets and tables"}
+	cmd := family("data", "Import, list and show problem sets and tables")
 	var name string
 	var skipBad bool
 	importCmd := &cobra.Command{

@@ -437,7 +437,8 @@ func TestCommands(t *testing.T) {
 		{[]string{"run", "grpo"}, "", "gradus dev"},
 		{[]string{"status", "--temporal", "127.0.0.1:1"}, "", "belong together"},
 		{[]string{"worker", "--role", "gpu", "--temporal", local.Temporal, "--store", "file://" + t.TempDir()}, "", `unknown role "gpu"`},
-		{[]string{"bench", "nothing"}, "", "nothing"},
+		{[]string{"bench", "nothing"}, "", `unknown command "nothing" for "gradus bench"`},
+		{[]string{"data", "nothing"}, "", `unknown command "nothing" for "gradus data"`},
 		{[]string{"policy", "import", "/nowhere", "--temporal", local.Temporal, "--store", "file://" + t.TempDir()}, "", "/nowhere"},
 		{[]string{"recipes", "--output", "xml", "show", "gpro"}, "", "unknown recipe"},
 	} {

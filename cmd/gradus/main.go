@@ -42,3 +42,8 @@ func root() *cobra.Command {
 		workerCommand(&t), workersCommand(&t), dataCommand(&t), storeCommand(&t), policyCommand(&t), recipesCommand(&t), benchCommand(&t))
 	return r
 }
+
+// family is a command that is there for those under it; by itself it tells of them.
+func family(use, short string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+}

@@ -13,7 +13,7 @@ import (
 )
 
 func policyCommand(t *target) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Bring policies into the store and out of it"}
+	cmd := family("policy", "Bring policies into the store and out of it")
 	cmd.AddCommand(&cobra.Command{
 		Use:   "export REF FOLDER",
 		Short: "Write a policy as a Hugging Face folder",

@@ -137,7 +137,7 @@ func workerCommand(t *target) *cobra.Command {
 }
 
 func workersCommand(t *target) *cobra.Command {
-	cmd := &cobra.Command{Use: "workers", Short: "Versions of workers"}
+	cmd := family("workers", "Versions of workers")
 	var deployment string
 	promote := &cobra.Command{
 		Use:   "promote [BUILD]",

@@ -29,7 +29,7 @@ const (
 )
 
 func storeCommand(t *target) *cobra.Command {
-	cmd := &cobra.Command{Use: "store", Short: "Look after the object store"}
+	cmd := family("store", "Look after the object store")
 	var dry bool
 	var age time.Duration
 	gc := &cobra.Command{
