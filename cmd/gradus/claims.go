@@ -98,7 +98,7 @@ func runOnce(ctx context.Context, c client.Client, id string, plan []byte) (*wor
 		return nil, fmt.Errorf("start run %s: %w", id, err)
 	}
 	var r workflows.Result
-	if err := run.Get(ctx, &r); err != nil {
+	if err := await(ctx, run, &r); err != nil {
 		return nil, runError(id, err)
 	}
 	return &r, nil

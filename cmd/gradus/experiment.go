@@ -117,6 +117,17 @@ func start(ctx context.Context, c client.Client, workflow, queue, id, summary st
 	return run, nil
 }
 
+// await waits for a run's result, also while the server is too busy to answer.
+func await(ctx context.Context, run client.WorkflowRun, result any) error {
+	for {
+		err := run.Get(ctx, result)
+		var late *serviceerror.DeadlineExceeded
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &late) {
+			return err
+		}
+	}
+}
+
 // patience is how long a run may show nothing new before follow asks why.
 const patience = 5 * time.Second
 
@@ -130,7 +141,7 @@ func follow(ctx context.Context, c *connection, id string, out io.Writer) (*work
 	done := make(chan ended, 1)
 	go func() {
 		var r ended
-		r.err = c.client.GetWorkflow(ctx, id, "").Get(ctx, &r.result)
+		r.err = await(ctx, c.client.GetWorkflow(ctx, id, ""), &r.result)
 		done <- r
 	}()
 	tick := time.NewTicker(400 * time.Millisecond)
