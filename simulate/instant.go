@@ -118,6 +118,11 @@ type instantEngine struct {
 var errNoWeights = errors.New("no weights loaded")
 
 func (e *instantEngine) Load(w policy.Weights) error {
+	for i, want := range e.config.Layout() {
+		if i >= len(w) || w[i].Name != want.Name || !slices.Equal(w[i].Shape, want.Shape) {
+			return fmt.Errorf("load: the weights are not of the model's shape: want %s %v", want.Name, want.Shape)
+		}
+	}
 	e.weights, e.loaded = digest(digestOf(w)), true
 	return nil
 }

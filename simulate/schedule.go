@@ -44,6 +44,7 @@ var plans = []string{
 	`{"recipe":"clpo","families":["sorting"],"rewriter":"policy"}`,
 	`{"recipe":"scaf-grpo","exemption":0}`,
 	`{"recipe":"scaf-grpo","exemption":0,"search":"sequential","num_generations":2}`,
+	`{"recipe":"scaf-grpo","exemption":0,"hint_prompt":"replaced","steps":3}`,
 	`{"recipe":"d3s","steps":3}`,
 	`{"recipe":"capo","warmup":{"max_steps":1}}`,
 	`{"recipe":"gradus","families":["running_maxima"],"exemption":0}`,
@@ -62,6 +63,28 @@ var neighbours = []string{
 	`{"select":[{"stage":"grpo.advantage"}]}`, `{"mask":[{"stage":"capo.mask"}]}`, `{"assess":{"stage":"posterior"}}`, `{"propose":{"stage":"revisit"}}`,
 	`{"rollout_shards":1}`, `{"rollout_shards":4}`, `{"reuse":false}`, `{"reuse":true}`, `{"model.hidden_size":8}`, `{"respond":[]}`,
 	`{"exemption":1}`, `{"mode":"hard_only"}`, `{"fisher":0.1}`, `{"families":["running_minima"]}`, `{"short_batch":"wait"}`, `{"epsilon":0.4}`,
+}
+
+// near are the neighbours that differ in what only some recipes have; of a plan that
+// has it, they are drawn more often.
+var near = []struct {
+	has     func(recipes.Plan) bool
+	changes []string
+}{
+	{func(p recipes.Plan) bool { return p.Warmup.MaxSteps > 0 }, []string{`{"warmup.batch_size":3}`, `{"warmup.learning_rate":0.1}`}},
+	{func(p recipes.Plan) bool { return p.Recipe == "clpo" }, []string{`{"mode":"hard_only"}`, `{"tau_hard":0.1}`}},
+	{func(p recipes.Plan) bool { return p.Recipe == "scaf-grpo" }, []string{`{"parts":2}`, `{"search":"sequential"}`, `{"search":"parallel"}`}},
+	{func(p recipes.Plan) bool { return p.Recipe == "capo" }, []string{`{"fisher":0.1}`, `{"mask_top_k":2}`}},
+}
+
+// neighbour draws a change of a plan.
+func neighbour(rng *rand.Rand, p recipes.Plan) string {
+	for _, n := range near {
+		if n.has(p) && rng.IntN(2) == 0 {
+			return n.changes[rng.IntN(len(n.changes))]
+		}
+	}
+	return neighbours[rng.IntN(len(neighbours))]
 }
 
 // tunings are changes of a run's plan from some step on.
@@ -159,7 +182,7 @@ func Draw(seed uint64) (Schedule, error) {
 	}
 	s.at = []string{"Propose", "Score", "Select"}[rng.IntN(3)]
 	if rng.IntN(4) == 0 {
-		other, err := overlay(s.Plan, neighbours[rng.IntN(len(neighbours))])
+		other, err := overlay(s.Plan, neighbour(rng, frozen))
 		if err != nil {
 			return s, err
 		}
