@@ -157,9 +157,9 @@ func TestMutants(t *testing.T) {
 		return
 	}
 	head := fmt.Sprintf("# Planted bugs\n\n"+
-		"Each is one change of the code, laid over it by `go test -overlay`, so that the code itself stays as it is. Schedules run from\nseed %d on, at most %d of them, until one diverges or finds a calm run wrong in itself; what they miss is given to the unit tests of the\npackage. Made by `go test -tags mutants -timeout 6h -run TestMutants ./simulate`.\n\n"+
+		"Each is one change of the code, laid over it by `go test -overlay`, so that the code itself stays as it is. Schedules run from\nseed %d on, at most %d of them, until one diverges or finds a calm run wrong in itself; what they miss is given to the unit tests of the\npackage. Made by `go test -tags mutants -timeout 6h -parallel 5 -run TestMutants ./simulate -args -schedules %d`.\n\n"+
 		"%d planted, %d found by schedules, %d more by unit tests, %d survive.\n\n"+
-		"| bug | file | found by |\n|---|---|---|\n", *seed, *schedules, n, bySchedule, byUnit, n-bySchedule-byUnit)
+		"| bug | file | found by |\n|---|---|---|\n", *seed, *schedules, *schedules, n, bySchedule, byUnit, n-bySchedule-byUnit)
 	if err := os.WriteFile("MUTANTS.md", []byte(head+rows.String()), 0o666); err != nil {
 		t.Fatal(err)
 	}
