@@ -18,6 +18,7 @@ var layers = map[string][]string{
 	"datasets":           {},
 	"datasets/storetest": {"datasets"},
 	"datasets/families":  {"datasets"},
+	"datasets/filter":    {},
 	"reward":             {},
 	"curriculum":         {"datasets"},
 	"sampling":           {"datasets"},
@@ -36,7 +37,8 @@ var layers = map[string][]string{
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":     {"datasets", "datasets/families", "activities", "claims", "simulate", "chaos", "cmd/gradus"},
+	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/filter", "activities", "claims", "simulate", "chaos", "cmd/gradus"},
+	"github.com/expr-lang/expr":    {"datasets/filter"},
 	"gonum.org/":                   {"statistics", "claims"},
 	"github.com/minio/minio-go/":   {"datasets"},
 	"github.com/gomlx/":            {"policy"},
