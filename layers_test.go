@@ -18,6 +18,7 @@ var layers = map[string][]string{
 	"datasets":           {},
 	"datasets/storetest": {"datasets"},
 	"datasets/families":  {"datasets"},
+	"datasets/files":     {"datasets"},
 	"datasets/filter":    {},
 	"reward":             {},
 	"curriculum":         {"datasets"},
@@ -32,12 +33,12 @@ var layers = map[string][]string{
 	"stack":              {"datasets"},
 	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "datasets/files", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
 }
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/filter", "activities", "claims", "simulate", "chaos", "cmd/gradus"},
+	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/files", "datasets/filter", "activities", "claims", "simulate", "chaos", "cmd/gradus"},
 	"github.com/expr-lang/expr":    {"datasets/filter"},
 	"gonum.org/":                   {"statistics", "claims"},
 	"github.com/minio/minio-go/":   {"datasets"},

@@ -1,9 +1,11 @@
 package datasets
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,36 +47,74 @@ func (d *Directory) Get(ctx context.Context, key string) ([]byte, error) {
 	return data, opError("get", key, classifyFile(err))
 }
 
+// GetRange implements [Store].
+func (d *Directory) GetRange(ctx context.Context, key string, offset, n int64) ([]byte, error) {
+	if err := errors.Join(guard(ctx, "get", key, checkKey), checkRange("get", key, offset, n)); err != nil {
+		return nil, err
+	}
+	data, err := readRange(d.file(key), offset, n)
+	if errors.Is(err, syscall.EISDIR) {
+		err = ErrNotFound
+	}
+	return data, opError("get", key, classifyFile(err))
+}
+
+func readRange(file string, offset, n int64) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	data := make([]byte, max(0, min(n, info.Size()-offset)))
+	read, err := f.ReadAt(data, offset)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return data[:read], err
+}
+
+// PutFrom implements [Store].
+func (d *Directory) PutFrom(ctx context.Context, key string, r io.ReaderAt, size int64) error {
+	return d.put(ctx, "put", key, io.NewSectionReader(r, 0, size), size, os.Rename)
+}
+
 // Put implements [Store].
 func (d *Directory) Put(ctx context.Context, key string, data []byte) error {
-	return d.put(ctx, "put", key, data, os.Rename)
+	return d.put(ctx, "put", key, bytes.NewReader(data), int64(len(data)), os.Rename)
 }
 
 // PutOnce implements [Store] by link(2), which fails where a name is taken.
 func (d *Directory) PutOnce(ctx context.Context, key string, data []byte) error {
-	return d.put(ctx, "put once", key, data, os.Link)
+	return d.put(ctx, "put once", key, bytes.NewReader(data), int64(len(data)), os.Link)
 }
 
 // put writes a temporary file in the key's folder and commits it under the key's name.
-func (d *Directory) put(ctx context.Context, op, key string, data []byte, commit func(from, to string) error) error {
+func (d *Directory) put(ctx context.Context, op, key string, r io.Reader, size int64, commit func(from, to string) error) error {
 	if err := guard(ctx, op, key, checkKey); err != nil {
 		return err
 	}
 	file := d.file(key)
 	err := os.MkdirAll(filepath.Dir(file), 0o777)
 	if err == nil {
-		err = replace(file, data, commit)
+		err = replace(file, r, size, commit)
 	}
 	return opError(op, key, classifyFile(err))
 }
 
-func replace(file string, data []byte, commit func(from, to string) error) (err error) {
+func replace(file string, r io.Reader, size int64, commit func(from, to string) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(file), ".put-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // after a rename there is nothing left to remove
-	_, err = f.Write(data)
+	n, err := io.Copy(f, r)
+	if err == nil && n != size {
+		err = fmt.Errorf("%d bytes of %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
 	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}

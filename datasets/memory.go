@@ -3,6 +3,8 @@ package datasets
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"sort"
 	"strings"
 	"sync"
@@ -37,6 +39,33 @@ func (m *Memory) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, opError("get", key, ErrNotFound)
 	}
 	return bytes.Clone(o.data), nil
+}
+
+// GetRange implements [Store].
+func (m *Memory) GetRange(ctx context.Context, key string, offset, n int64) ([]byte, error) {
+	if err := errors.Join(guard(ctx, "get", key, checkKey), checkRange("get", key, offset, n)); err != nil {
+		return nil, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	o, ok := m.objects[key]
+	if !ok {
+		return nil, opError("get", key, ErrNotFound)
+	}
+	offset = min(offset, int64(len(o.data)))
+	return bytes.Clone(o.data[offset : offset+min(n, int64(len(o.data))-offset)]), nil
+}
+
+// PutFrom implements [Store]; this one holds its objects in memory anyhow.
+func (m *Memory) PutFrom(ctx context.Context, key string, r io.ReaderAt, size int64) error {
+	data, err := io.ReadAll(io.NewSectionReader(r, 0, size))
+	if err == nil && int64(len(data)) != size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return opError("put", key, err)
+	}
+	return m.Put(ctx, key, data)
 }
 
 // Put implements [Store].

@@ -32,8 +32,8 @@ type S3Config struct {
 
 // S3 is a [Store] in a bucket of an S3 service: MinIO, Amazon, or a gateway.
 //
-// Every object is written by one single PUT, never in parts, because only that is
-// conditional (If-None-Match: *) on all services; so an object has at most 5 GiB.
+// Put and PutOnce write an object by one single PUT, never in parts, because only that
+// is conditional (If-None-Match: *) on all services; so they take at most 5 GiB.
 // A failed request is repeated a few times within about two seconds; longer
 // outages are for the caller to outlast.
 type S3 struct {
@@ -138,6 +138,53 @@ func (s *S3) get(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	return data, nil
+}
+
+// GetRange implements [Store].
+func (s *S3) GetRange(ctx context.Context, key string, offset, n int64) ([]byte, error) {
+	if err := errors.Join(guard(ctx, "get", key, checkKey), checkRange("get", key, offset, n)); err != nil {
+		return nil, err
+	}
+	if n == 0 { // there is no range of no bytes
+		_, err := s.Stat(ctx, key)
+		return nil, err
+	}
+	var o minio.GetObjectOptions
+	err := o.SetRange(offset, offset+n-1)
+	if err != nil {
+		return nil, opError("get", key, err)
+	}
+	body, _, _, err := s.client.GetObject(ctx, s.bucket, s.prefix+key, o)
+	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, opError("get", key, classifyS3(ctx, err))
+	}
+	defer body.Close()
+	data, err := io.ReadAll(io.LimitReader(body, n))
+	return data, opError("get", key, classifyS3(ctx, err))
+}
+
+// PutFrom implements [Store]: what is large goes in parts, which appear as one object
+// when the last one has arrived.
+func (s *S3) PutFrom(ctx context.Context, key string, r io.ReaderAt, size int64) error {
+	const part = 16 << 20
+	if err := guard(ctx, "put", key, checkKey); err != nil {
+		return err
+	}
+	if size <= 4*part {
+		data := make([]byte, size)
+		if n, err := r.ReadAt(data, 0); int64(n) != size {
+			return opError("put", key, fmt.Errorf("%d bytes of %d: %w", n, size, err))
+		}
+		return s.Put(ctx, key, data)
+	}
+	// A part for each 16 MiB, more where the service's 10,000 parts would not do.
+	_, err := s.client.Client.PutObject(ctx, s.bucket, s.prefix+key, io.NewSectionReader(r, 0, size), size, minio.PutObjectOptions{
+		ContentType: "application/octet-stream", PartSize: uint64(max(part, (size/9000+1<<20)&^(1<<20-1))), NumThreads: 2,
+	})
+	return opError("put", key, classifyS3(ctx, err))
 }
 
 // Put implements [Store].
@@ -267,6 +314,56 @@ func classifyS3(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", reason, err)
 }
 
+// OpenSource opens the bucket of an address s3://bucket/key?endpoint=…&region=… for
+// reading what others keep there, and returns the key beside it. Unlike [Open] it
+// makes no bucket. Credentials are those of [Open].
+func OpenSource(ctx context.Context, address string) (Store, string, error) {
+	c, err := parseS3(address)
+	if err != nil {
+		return nil, "", fmt.Errorf("open %w", err)
+	}
+	key := strings.TrimPrefix(c.Prefix, "/")
+	c.Prefix = ""
+	s, err := newS3(c)
+	if err != nil {
+		return nil, "", fmt.Errorf("open s3://%s/%s: %w", c.Bucket, key, err)
+	}
+	switch found, err := s.client.BucketExists(ctx, s.bucket); {
+	case err != nil:
+		return nil, "", fmt.Errorf("open s3://%s/%s: %w", c.Bucket, key, classifyS3(ctx, err))
+	case !found:
+		return nil, "", fmt.Errorf("open s3://%s/%s: bucket: %w", c.Bucket, key, ErrNotFound)
+	}
+	return s, key, nil
+}
+
+// parseS3 reads an address s3://bucket/prefix and the environment's credentials.
+func parseS3(address string) (S3Config, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return S3Config{}, fmt.Errorf("store: the address is no URL; %s", wantStore)
+	}
+	shown := u.Scheme + "://" + u.Host + u.Path
+	switch {
+	case u.User != nil:
+		return S3Config{}, fmt.Errorf("store %s: the address holds credentials, which belong in the environment", shown)
+	case u.Scheme != "s3" || u.Host == "" || u.Fragment != "":
+		return S3Config{}, fmt.Errorf("store %q: %s", shown, wantStore)
+	}
+	query := u.Query()
+	for name := range query {
+		if name != "endpoint" && name != "region" {
+			return S3Config{}, fmt.Errorf("store %s: parameter %.40q is not known: want endpoint or region", shown, name)
+		}
+	}
+	return S3Config{
+		Endpoint: query.Get("endpoint"), Region: query.Get("region"),
+		Bucket: u.Host, Prefix: u.Path,
+		AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
+		SessionToken: os.Getenv("AWS_SESSION_TOKEN"),
+	}, nil
+}
+
 // Open opens the store at an address:
 //
 //	mem:                         a new store in this process's memory
@@ -278,35 +375,17 @@ func classifyS3(ctx context.Context, err error) error {
 // AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. An address that is none of these, or
 // has a part that is not understood, is an error.
 func Open(ctx context.Context, address string) (Store, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("open store: the address is no URL; %s", wantStore)
-	}
-	// What is refused may hold a secret where none belongs, so no more of it is shown.
-	shown := u.Scheme + "://" + u.Host + u.Path
-	if u.User != nil {
-		return nil, fmt.Errorf("open store %s: the address holds credentials, which belong in the environment", shown)
-	}
-	switch {
-	case address == "mem:":
+	if address == "mem:" {
 		return NewMemory(), nil
-	case u.Scheme == "file" && u.Host == "" && u.Path != "" && u.RawQuery == "" && u.Fragment == "":
-		return NewDirectory(u.Path)
-	case u.Scheme == "s3" && u.Host != "" && u.Fragment == "":
-		query := u.Query()
-		for name := range query {
-			if name != "endpoint" && name != "region" {
-				return nil, fmt.Errorf("open store %s: parameter %.40q is not known: want endpoint or region", shown, name)
-			}
-		}
-		return OpenS3(ctx, S3Config{
-			Endpoint: query.Get("endpoint"), Region: query.Get("region"),
-			Bucket: u.Host, Prefix: u.Path,
-			AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
-			SessionToken: os.Getenv("AWS_SESSION_TOKEN"),
-		})
 	}
-	return nil, fmt.Errorf("open store %q: %s", shown, wantStore)
+	if u, err := url.Parse(address); err == nil && u.Scheme == "file" && u.Host == "" && u.Path != "" && u.RawQuery == "" && u.Fragment == "" && u.User == nil {
+		return NewDirectory(u.Path)
+	}
+	c, err := parseS3(address) // what is refused may hold a secret where none belongs, and is not shown
+	if err != nil {
+		return nil, fmt.Errorf("open %w", err)
+	}
+	return OpenS3(ctx, c)
 }
 
 const wantStore = "want mem:, file:///folder or s3://bucket[/prefix][?endpoint=…&region=…]"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 	"unicode"
@@ -25,9 +26,15 @@ import (
 type Store interface {
 	// Get returns the object under key, or ErrNotFound. The caller owns the bytes.
 	Get(ctx context.Context, key string) ([]byte, error)
+	// GetRange returns n bytes of the object under key from offset on, fewer where
+	// the object ends before; at or behind its end none. Neither may be negative.
+	GetRange(ctx context.Context, key string, offset, n int64) ([]byte, error)
 	// Put writes the object under key, replacing what is there. It is atomic, a
 	// reader sees the old bytes or the new, and idempotent. data is not retained.
 	Put(ctx context.Context, key string, data []byte) error
+	// PutFrom is Put of the size bytes that r has, without holding all of them in
+	// memory; it may read parts of r several times and at once.
+	PutFrom(ctx context.Context, key string, r io.ReaderAt, size int64) error
 	// PutOnce is Put where nothing is there yet, else ErrExists: of any number of
 	// concurrent calls for one key exactly one succeeds. A call whose answer is
 	// lost on the network may be retried inside and report ErrExists for its own
@@ -91,6 +98,14 @@ func guard(ctx context.Context, op, key string, check func(string) error) error 
 		err = ctx.Err()
 	}
 	return opError(op, key, err)
+}
+
+// checkRange refuses a range that lies before the object.
+func checkRange(op, key string, offset, n int64) error {
+	if offset < 0 || n < 0 {
+		return opError(op, key, fmt.Errorf("a range of %d bytes from %d", n, offset))
+	}
+	return nil
 }
 
 // opError names the operation and key of err; nil stays nil.

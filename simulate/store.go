@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -253,6 +254,22 @@ func (d *disk) Get(ctx context.Context, key string) (data []byte, err error) {
 		return nil
 	})
 	return data, err
+}
+
+// GetRange implements [datasets.Store].
+func (d *disk) GetRange(ctx context.Context, key string, offset, n int64) ([]byte, error) {
+	data, err := d.Get(ctx, key)
+	offset = min(offset, int64(len(data)))
+	return data[offset : offset+min(n, int64(len(data))-offset)], err
+}
+
+// PutFrom implements [datasets.Store].
+func (d *disk) PutFrom(ctx context.Context, key string, r io.ReaderAt, size int64) error {
+	data, err := io.ReadAll(io.NewSectionReader(r, 0, size))
+	if err != nil {
+		return err
+	}
+	return d.Put(ctx, key, data)
 }
 
 // Put implements [datasets.Store].

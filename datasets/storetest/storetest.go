@@ -28,6 +28,8 @@ func Run(t *testing.T, open func(t *testing.T) datasets.Store) {
 		{"absent", absent},
 		{"empty object", empty},
 		{"large object", large},
+		{"ranges", ranges},
+		{"put from", putFrom},
 		{"put once", putOnce},
 		{"put once race", putOnceRace},
 		{"put race", putRace},
@@ -112,6 +114,45 @@ func large(t *testing.T, s datasets.Store) {
 	ok(t, s.PutOnce(t.Context(), "large/once", data))
 	fails(t, s.PutOnce(t.Context(), "large/once", data[1:]), datasets.ErrExists, "large/once")
 	want(t, s, "large/once", data)
+}
+
+func ranges(t *testing.T, s datasets.Store) {
+	ok(t, s.Put(t.Context(), "ranges", []byte("0123456789")))
+	for _, c := range []struct {
+		offset, n int64
+		want      string
+	}{{0, 10, "0123456789"}, {3, 4, "3456"}, {8, 5, "89"}, {10, 1, ""}, {99, 7, ""}, {4, 0, ""}} {
+		got, err := s.GetRange(t.Context(), "ranges", c.offset, c.n)
+		ok(t, err)
+		if string(got) != c.want {
+			t.Errorf("%d bytes from %d: %q, want %q", c.n, c.offset, got, c.want)
+		}
+	}
+	for _, c := range [][2]int64{{-1, 2}, {0, -1}} {
+		if _, err := s.GetRange(t.Context(), "ranges", c[0], c[1]); err == nil {
+			t.Errorf("%d bytes from %d are no error", c[1], c[0])
+		}
+	}
+	for _, n := range []int64{0, 5} {
+		_, err := s.GetRange(t.Context(), "none", 0, n)
+		fails(t, err, datasets.ErrNotFound, "none")
+	}
+}
+
+// putFrom writes objects of less and of more than a part of an S3 upload.
+func putFrom(t *testing.T, s datasets.Store) {
+	data := make([]byte, 70<<20+3)
+	rng := rand.NewChaCha8([32]byte{2})
+	rng.Read(data)
+	for _, n := range []int{len(data), 100, 0} { // each in place of the one before
+		ok(t, s.PutFrom(t.Context(), "from", bytes.NewReader(data), int64(n)))
+		want(t, s, "from", data[:n])
+	}
+	if err := s.PutFrom(t.Context(), "short", bytes.NewReader(data[:9]), 10); err == nil {
+		t.Error("a reader that ends early is no error")
+	}
+	_, err := s.Get(t.Context(), "short")
+	fails(t, err, datasets.ErrNotFound, "short")
 }
 
 func putOnce(t *testing.T, s datasets.Store) {
@@ -277,8 +318,11 @@ func badKeys(t *testing.T, s datasets.Store) {
 		"a\x00b", "a\nb", `a\b`, "a\xff", strings.Repeat("a/", 500) + "a", strings.Repeat("a", 241),
 	} {
 		_, err := s.Get(t.Context(), key)
+		_, rangeErr := s.GetRange(t.Context(), key, 0, 1)
 		for op, err := range map[string]error{
 			"get":      err,
+			"range":    rangeErr,
+			"put from": s.PutFrom(t.Context(), key, strings.NewReader("x"), 1),
 			"put":      s.Put(t.Context(), key, []byte("x")),
 			"put once": s.PutOnce(t.Context(), key, []byte("x")),
 			"delete":   s.Delete(t.Context(), key),
