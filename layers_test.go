@@ -18,14 +18,16 @@ var layers = map[string][]string{
 	"datasets":           {},
 	"datasets/storetest": {"datasets"},
 	"datasets/families":  {"datasets"},
+	"datasets/exchange":  {"datasets"},
 	"datasets/files":     {"datasets"},
 	"datasets/filter":    {},
 	"reward":             {},
 	"curriculum":         {"datasets"},
 	"sampling":           {"datasets"},
 	"policy":             {"datasets"},
-	"recipes":            {"datasets", "curriculum", "sampling", "policy"},
+	"recipes":            {"datasets", "datasets/exchange", "curriculum", "sampling", "policy"},
 	"statistics":         {},
+	"ledger":             {"datasets", "datasets/exchange", "sampling", "recipes", "activities"},
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
 	"workflows":          {"datasets", "recipes", "activities", "statistics"},
 	"claims":             {"datasets", "recipes", "statistics", "workflows"},
@@ -33,12 +35,12 @@ var layers = map[string][]string{
 	"stack":              {"datasets"},
 	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "datasets/files", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "datasets/files", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
 }
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/files", "datasets/filter", "activities", "claims", "simulate", "chaos", "cmd/gradus"},
+	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/exchange", "datasets/files", "datasets/filter", "activities", "claims", "ledger", "simulate", "chaos", "cmd/gradus"},
 	"github.com/expr-lang/expr":    {"datasets/filter"},
 	"gonum.org/":                   {"statistics", "claims"},
 	"github.com/minio/minio-go/":   {"datasets"},

@@ -126,7 +126,7 @@ func (a *Activities) Discard(ctx context.Context, run Run, done int) error {
 }
 
 func (a *Activities) discard(ctx context.Context, run string, done int) error {
-	steps, err := recorded(ctx, a.Store, run)
+	steps, err := RecordedSteps(ctx, a.Store, run)
 	if err != nil {
 		return err
 	}
@@ -140,8 +140,8 @@ func (a *Activities) discard(ctx context.Context, run string, done int) error {
 	return nil
 }
 
-// recorded are the steps of a run that the store has records of, ascending.
-func recorded(ctx context.Context, store datasets.Store, run string) ([]int, error) {
+// RecordedSteps are the steps of a run that the store has records of, ascending.
+func RecordedSteps(ctx context.Context, store datasets.Store, run string) ([]int, error) {
 	var steps []int
 	switch _, err := store.Stat(ctx, StepKey(run, -1)); {
 	case err == nil:
@@ -217,7 +217,7 @@ func LoadStep(ctx context.Context, store datasets.Store, origin recipes.Origin) 
 	none := func(err error) (StepRecord, recipes.Plan, json.RawMessage, error) {
 		return StepRecord{}, recipes.Plan{}, nil, err
 	}
-	steps, err := recorded(ctx, store, origin.Run)
+	steps, err := RecordedSteps(ctx, store, origin.Run)
 	if err != nil {
 		return none(err)
 	}

@@ -32,25 +32,6 @@ func dataCommand(t *target) *cobra.Command {
 	}
 	importCmd.Flags().StringVar(&name, "name", "", "name of the problem set (default: the file's)")
 	importCmd.Flags().BoolVar(&skipBad, "skip-bad", false, "keep the good rows and write the bad ones to FILE.rejects.jsonl")
-	var limit int
-	show := &cobra.Command{
-		Use:   "show NAME|REF",
-		Short: "Print a table as JSON lines",
-		Args:  cobra.ExactArgs(1),
-		RunE: t.withStore(func(ctx context.Context, s datasets.Store, cmd *cobra.Command, args []string) error {
-			ref, err := datasets.Resolve(ctx, s, args[0])
-			if err != nil {
-				return err
-			}
-			table, err := datasets.Load(ctx, s, memory.DefaultAllocator, ref)
-			if err != nil {
-				return err
-			}
-			defer table.Release()
-			return datasets.WriteJSONL(cmd.OutOrStdout(), table, limit)
-		}),
-	}
-	show.Flags().IntVarP(&limit, "rows", "n", 10, "rows to print, 0 for all")
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the named problem sets",
@@ -68,7 +49,7 @@ func dataCommand(t *target) *cobra.Command {
 			return w.Flush()
 		}),
 	}
-	cmd.AddCommand(importCmd, list, show)
+	cmd.AddCommand(importCmd, exportCommand(t), list, showCommand(t))
 	return cmd
 }
 
