@@ -66,9 +66,13 @@ func (b *buffer) Seek(offset int64, whence int) (int64, error) {
 // Decode reads what [Encode] wrote, or another writer of Arrow IPC files with one
 // batch, a known kind in its metadata and that kind's columns without nulls. The
 // values are checked as far as reading them safely needs; damaged input is an
-// error, never a panic. The table's memory comes from mem.
+// error, never a panic. A table of an earlier version of its kind becomes one of the
+// newest. The table's memory comes from mem.
 func Decode(mem memory.Allocator, data []byte) (*Table, error) {
 	t, err := decode(mem, data)
+	if err == nil {
+		t, err = upgrade(mem, t)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("decode table: %w", err)
 	}
@@ -110,7 +114,7 @@ func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
 // declared checks a record against its kind and returns the columns' declarations.
 func declared(rec arrow.Record) ([]AnyColumn, error) {
 	kind, _ := rec.Schema().Metadata().GetValue(metaKind)
-	k, err := LookupKind(kind)
+	k, err := readable(kind)
 	if err != nil {
 		return nil, err
 	}
@@ -218,9 +222,9 @@ func Load(ctx context.Context, s Store, mem memory.Allocator, r Ref) (*Table, er
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", r.object(), err)
 	}
-	if t.Kind() != r.Kind {
+	if t.Kind() != newest(r.Kind) {
 		defer t.Release()
-		return nil, fmt.Errorf("load %s: a table of %s, want %s", r.object(), t.Kind(), r.Kind)
+		return nil, fmt.Errorf("load %s: a table of %s, want %s", r.object(), t.Kind(), newest(r.Kind))
 	}
 	return t, nil
 }

@@ -188,3 +188,6 @@ func (k Kind) layout(names []string) ([]AnyColumn, error) {
 	}
 	return present, nil
 }
+
+// ArrowType is the Arrow type of a column, as Arrow names it.
+func ArrowType(c AnyColumn) string { return c.dataType().String() }
