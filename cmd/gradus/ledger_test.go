@@ -129,7 +129,50 @@ func TestLedger(t *testing.T) {
 		}
 	})
 
-	t.Run("why", func(t *testing.T) { whyAddsUp(t, store) })
+	t.Run("waiting", func(t *testing.T) {
+		if r := runTest(t, c, "ledger-wait", tiny("short_batch=wait", "warmup.max_steps=10")); r.Trained != 0 {
+			t.Fatalf("%+v", r)
+		}
+		r, err := ledger.Open(t.Context(), store, "ledger-wait")
+		if err != nil {
+			t.Fatal(err)
+		}
+		record, err := r.Record(t.Context(), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows, err := r.Completions(t.Context(), record, "")
+		if err != nil || len(rows) != 3*8*4 {
+			t.Fatalf("%d completions wait after 3 steps, %v", len(rows), err)
+		}
+		do.says("not learnt from: no step had a full batch yet", "why", rows[0].Problem, "--run", "ledger-wait")
+		h, err := ledger.Why(t.Context(), r, rows[0].Problem)
+		if err != nil || len(h.Visits) == 0 || len(h.Visits[0].Posed) != 1 || len(h.Visits[0].Posed[0].Completions) != 4 {
+			t.Errorf("%v: %+v", err, h)
+		}
+	})
+
+	t.Run("fork", func(t *testing.T) {
+		do.result("fork", "ledger", "--at", "1", "--id", "ledger-fork")
+		whyAddsUp(t, store, "ledger-fork")
+	})
+
+	t.Run("problems", func(t *testing.T) {
+		path := filepath.Join(dir, "sums.jsonl")
+		if err := os.WriteFile(path, []byte(`{"prompt":"1+1=","answer":"2"}`+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		do.says("sums", "data", "import", path, "--name", "ledger-sums")
+		out := filepath.Join(dir, "sums.parquet")
+		do.says("1 rows", "data", "export", "ledger-sums", "--format", "verl", "-o", out)
+		if model := lines(t, whole(t, out), "reward_model"); !strings.Contains(model[0], `"ground_truth":"2"`) {
+			t.Errorf("reward_model %v", model)
+		}
+		do.refuses("name one table", "data", "export", "-o", out)
+		do.says("1+1=", "data", "show", "ledger-sums", "--columns", "prompt,answer")
+	})
+
+	t.Run("why", func(t *testing.T) { whyAddsUp(t, store, "ledger") })
 
 	t.Run("text", func(t *testing.T) {
 		r, err := ledger.Open(t.Context(), store, "ledger")
@@ -167,8 +210,9 @@ func TestLedger(t *testing.T) {
 }
 
 // whyAddsUp: over all problems the histories are the steps' metrics.
-func whyAddsUp(t *testing.T, store datasets.Store) {
-	r, err := ledger.Open(t.Context(), store, "ledger")
+func whyAddsUp(t *testing.T, store datasets.Store, run string) {
+	t.Helper()
+	r, err := ledger.Open(t.Context(), store, run)
 	if err != nil {
 		t.Fatal(err)
 	}
