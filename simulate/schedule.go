@@ -46,8 +46,8 @@ var plans = []string{
 	`{"recipe":"scaf-grpo","exemption":0,"search":"sequential","num_generations":2}`,
 	`{"recipe":"scaf-grpo","exemption":0,"hint_prompt":"replaced","steps":3}`,
 	`{"recipe":"d3s","steps":3}`,
-	`{"recipe":"capo","warmup":{"max_steps":1}}`,
-	`{"recipe":"gradus","families":["running_maxima"],"exemption":0}`,
+	`{"recipe":"capo","fisher":0.0001,"hessian":0.01,"warmup":{"max_steps":1}}`,
+	`{"recipe":"gradus","families":["running_maxima"],"exemption":0,"fisher":0.0001}`,
 	`{"recipe":"gradus","exemption":0,"short_batch":"wait","max_rollout_rounds":2,"rollout_shards":1}`,
 	`{"recipe":"gradus","exemption":0,"max_staleness":2,"steps":4,"rollout_shards":1}`,
 }
@@ -74,7 +74,7 @@ var near = []struct {
 	{func(p recipes.Plan) bool { return p.Warmup.MaxSteps > 0 }, []string{`{"warmup.batch_size":3}`, `{"warmup.learning_rate":0.1}`}},
 	{func(p recipes.Plan) bool { return p.Recipe == "clpo" }, []string{`{"mode":"hard_only"}`, `{"tau_hard":0.1}`}},
 	{func(p recipes.Plan) bool { return p.Recipe == "scaf-grpo" }, []string{`{"parts":2}`, `{"search":"sequential"}`, `{"search":"parallel"}`}},
-	{func(p recipes.Plan) bool { return p.Recipe == "capo" }, []string{`{"fisher":0.1}`, `{"mask_top_k":2}`}},
+	{func(p recipes.Plan) bool { return p.Recipe == "capo" }, []string{`{"fisher":0.001}`, `{"mask_top_k":2}`}},
 }
 
 // neighbour draws a change of a plan.
