@@ -63,8 +63,8 @@ func (b *buffer) Seek(offset int64, whence int) (int64, error) {
 	return int64(b.Len()), nil
 }
 
-// Decode reads what [Encode] wrote, or another writer of Arrow IPC files with one
-// batch, a known kind in its metadata and that kind's columns without nulls. The
+// Decode reads what [Encode] or a [Writer] wrote, or another writer of Arrow IPC files
+// with a known kind in its metadata and that kind's columns without nulls. The
 // values are checked as far as reading them safely needs; damaged input is an
 // error, never a panic. A table of an earlier version of its kind becomes one of the
 // newest. The table's memory comes from mem.
@@ -96,19 +96,40 @@ func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
 		return nil, err
 	}
 	defer r.Close()
-	if n := r.NumRecords(); n != 1 {
-		return nil, fmt.Errorf("%d batches, want 1", n)
+	n := r.NumRecords()
+	if n == 0 {
+		return nil, errors.New("no batch")
 	}
-	rec, err := r.RecordAt(0)
+	var parts []*Table
+	defer func() {
+		for _, t := range parts {
+			t.Release()
+		}
+	}()
+	for i := range n {
+		rec, err := r.RecordAt(i)
+		if err != nil {
+			return nil, err
+		}
+		columns, err := declared(rec)
+		if err != nil {
+			rec.Release()
+			return nil, err
+		}
+		parts = append(parts, &Table{record: rec, columns: columns})
+	}
+	if n == 1 {
+		parts[0].Retain()
+		return parts[0], nil
+	}
+	whole, err := Concat(b, parts...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%d batches: %w", n, err)
 	}
-	columns, err := declared(rec)
-	if err != nil {
-		rec.Release()
-		return nil, err
-	}
-	return &Table{record: rec, columns: columns}, nil
+	defer whole.Release()
+	lineage, _ := r.Schema().Metadata().GetValue(metaLineage)
+	all := builder{columns: whole.columns, arrays: whole.record.Columns(), rows: whole.Rows()}
+	return all.table(whole.Kind(), []byte(lineage)), nil
 }
 
 // declared checks a record against its kind and returns the columns' declarations.

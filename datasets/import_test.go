@@ -98,7 +98,7 @@ func TestImportOptions(t *testing.T) {
 		t.Errorf("forced habit: %v", err)
 	}
 	_, _, err = datasets.ImportJSONL(t.Context(), checked(t), strings.NewReader(`{}`), "f", datasets.ImportOptions{Habit: "gsm9k"})
-	if err == nil || !strings.Contains(err.Error(), "want one of plain, math, gsm8k, svamp") {
+	if err == nil || !strings.Contains(err.Error(), "want one of verl, skyrl, plain, roll") {
 		t.Errorf("unknown habit: %v", err)
 	}
 }
@@ -220,7 +220,7 @@ func TestImportRefusesFiles(t *testing.T) {
 		"empty":         {"", "f: want at least one good row, got an empty file"},
 		"blank":         {"\n \n", "f: want at least one good row, got an empty file"},
 		"all bad":       {"{\n{\n", "2 bad ones, the first: f:1: want one JSON object per line"},
-		"keys":          {`{"frage":"x","antwort":"y"}`, "f:1: want the keys prompt + answer, or problem + answer, or question + answer, or Body + Question + Answer, got antwort, frage"},
+		"keys":          {`{"frage":"x","antwort":"y"}`, "f:1: want the keys prompt + reward_model, or prompt + reward_spec, or prompt + answer, or messages + ground_truth, or prompt + ground_truth, or prompt + solution, or problem + answer, or problem + solution, or question + answer, or Body + Question + Answer, got antwort, frage"},
 		"no ####":       {`{"question":"q","answer":"so it is 5"}`, `f:1: field "answer": want a solution that ends with "#### gold answer", got no ####`},
 		"empty ####":    {`{"question":"q","answer":"so it is 5 ####  "}`, `f:1: field "answer": want a solution that ends with "#### gold answer", got nothing after ####`},
 		"JSON document": {"[\n" + good + "]", "f:1: want one JSON object per line"},

@@ -323,7 +323,7 @@ func runCommand(t *target) *cobra.Command {
 			defer c.Close()
 			if problems != "" {
 				if strings.HasSuffix(problems, ".jsonl") {
-					if problems, err = importFile(ctx, cmd.ErrOrStderr(), c.store, problems, "", false); err != nil {
+					if problems, err = (&problemsImport{paths: []string{problems}}).run(ctx, cmd.ErrOrStderr(), c.store); err != nil {
 						return err
 					}
 				}

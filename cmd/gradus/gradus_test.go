@@ -309,7 +309,7 @@ func TestImportedProblems(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	name, err := importFile(t.Context(), &out, store, path, "", false)
+	name, err := (&problemsImport{paths: []string{path}}).run(t.Context(), &out, store)
 	if err != nil || !strings.Contains(out.String(), "figs: 60 problems, 0 rejected") {
 		t.Fatalf("%v: %s", err, out.String())
 	}
