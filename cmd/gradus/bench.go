@@ -122,6 +122,16 @@ func benchCommand(t *target) *cobra.Command {
 	add("overlap", "What drawing ahead gains and costs", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
 		return t.benchOverlap(ctx, c.ErrOrStderr())
 	})
+
+	rows, rollouts := 0, 0
+	f = add("data", "Import of problems, and JSON lines to Arrow", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
+		return benchData(ctx, rows, rollouts)
+	})
+	f.IntVar(&rows, "rows", 200_000, "problems to import; 5000000 is the full size")
+	f.IntVar(&rollouts, "rollouts", 20_000, "rollouts to read; 230000 is the full size")
+	add("store", "Rollouts through the S3 store, against raw objects", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		return benchStore(ctx, rollouts, c.ErrOrStderr())
+	}).IntVar(&rollouts, "rollouts", 20_000, "rollouts of a table")
 	return cmd
 }
 
