@@ -18,6 +18,8 @@ const (
 	KindMetrics     = "metrics/1"     // one row per step and figure
 	KindEvaluations = "evaluations/1" // one row per completion of an evaluation
 	KindCurves      = "curves/1"      // one row per evaluation of a run in a race of recipes
+	KindMatches     = "matches/1"     // one row per problem that a preparation found to repeat another one
+	KindDifficulty  = "difficulty/1"  // one row per problem that a policy was tried on
 )
 
 // What a problem is.
@@ -38,6 +40,22 @@ var (
 	// Rewrites of the prompt prepared beforehand, "" = none.
 	Simplified  = Column[string]{"simplified"}
 	Diversified = Column[string]{"diversified"}
+)
+
+// What a preparation finds out about a problem.
+var (
+	PromptTokens    = Column[int32]{"tokens"}             // of the prompt, by a policy's tokenizer
+	PassRateLow     = Column[float64]{"pass_rate_low"}    // 95 % interval of the pass rate (Wilson)
+	PassRateHigh    = Column[float64]{"pass_rate_high"}   // its other end
+	Split           = Column[string]{"split"}             // train, validation, test or a name of one's own
+	NearDuplicateOf = Column[string]{"near_duplicate_of"} // problem of the set that it repeats, "" = none
+	ContaminatedBy  = Column[string]{"contaminated_by"}   // held-out problem that it shares text with, "" = none
+
+	HeldOutSet  = Column[string]{"set"}          // held-out set of the other problem, "" = the same set
+	Other       = Column[string]{"other"}        // the other problem
+	Similarity  = Column[float64]{"similarity"}  // 0 to 1: Jaccard's index, or the share of the other's n-grams
+	SharedText  = Column[string]{"shared"}       // first n-gram that both have, "" = all of it
+	OtherPrompt = Column[string]{"other_prompt"} // text of the other problem
 )
 
 // How a problem is posed and tried.
@@ -132,8 +150,10 @@ type Kind struct {
 // Kinds returns all kinds.
 func Kinds() []Kind {
 	return []Kind{
-		{Name: KindProblems, Columns: []AnyColumn{ProblemID, Source, Level, Prompt, Answer, Solution, Steps, Verifier, KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified},
-			Optional: names(KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified)},
+		{Name: KindProblems, Columns: []AnyColumn{ProblemID, Source, Level, Prompt, Answer, Solution, Steps, Verifier, KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified,
+			PromptTokens, Attempts, Successes, PassRate, PassRateLow, PassRateHigh, Split, NearDuplicateOf, ContaminatedBy},
+			Optional: names(KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified,
+				PromptTokens, Attempts, Successes, PassRate, PassRateLow, PassRateHigh, Split, NearDuplicateOf, ContaminatedBy)},
 		{Name: KindProposals, Columns: []AnyColumn{Group, ProblemID, ProblemIndex, Level, Prompt, Answer, Verifier, Origin, Parent, HintLevel, NumGenerations, FirstSample, Prefill, Purpose}},
 		{Name: KindRollouts, Columns: []AnyColumn{Group, Sample, ProblemID, Level, Origin, Parent, HintLevel, PolicyVersion, PromptIDs, CompletionIDs, LogProbs, Entropies, Completion, FinishReason}},
 		{Name: KindScores, Columns: []AnyColumn{Reward, Verdict, Extracted}},
@@ -143,6 +163,8 @@ func Kinds() []Kind {
 		{Name: KindMetrics, Columns: []AnyColumn{Step, Name, Value}},
 		{Name: KindEvaluations, Columns: []AnyColumn{ProblemID, Level, Sample, Completion, Reward, Verdict, Greedy}},
 		{Name: KindCurves, Columns: []AnyColumn{ClaimName, Arm, Seed, Step, PassAt1, PassAt8, GreedyRate, Completions, TokensGenerated, TokensTrained, VerifierCalls, Seconds}},
+		{Name: KindMatches, Columns: []AnyColumn{ProblemID, Reason, HeldOutSet, Other, Similarity, SharedText, Prompt, OtherPrompt}},
+		{Name: KindDifficulty, Columns: []AnyColumn{ProblemID, Prompt, Attempts, Successes, PassRate, PassRateLow, PassRateHigh, PolicyVersion}},
 	}
 }
 
