@@ -268,3 +268,10 @@ func nonEmpty(texts []string) []string {
 	}
 	return out
 }
+
+// SolutionParts is what hints from a problem's worked solution add up from, as
+// [Scaffold] with source "solution" cuts it. It reads prompts, answers, solutions
+// and steps.
+func SolutionParts(problems *Problems, row int32) []string {
+	return ScafGRPO{Source: HintsSolution}.parts(problems, row, solutionTier)
+}
