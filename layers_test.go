@@ -21,15 +21,16 @@ var layers = map[string][]string{
 	"datasets/exchange":  {"datasets"},
 	"datasets/files":     {"datasets"},
 	"datasets/filter":    {},
+	"datasets/prepare":   {"datasets", "datasets/families", "datasets/filter", "curriculum"},
 	"reward":             {},
 	"curriculum":         {"datasets"},
 	"sampling":           {"datasets"},
 	"policy":             {"datasets"},
-	"recipes":            {"datasets", "datasets/exchange", "curriculum", "sampling", "policy"},
+	"recipes":            {"datasets", "datasets/exchange", "curriculum", "sampling", "policy", "datasets/prepare"},
 	"statistics":         {},
 	"ledger":             {"datasets", "datasets/exchange", "sampling", "recipes", "activities"},
-	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes"},
-	"workflows":          {"datasets", "recipes", "activities", "statistics"},
+	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes", "datasets/prepare"},
+	"workflows":          {"datasets", "recipes", "activities", "statistics", "datasets/prepare"},
 	"claims":             {"datasets", "recipes", "statistics", "workflows"},
 	"simulate":           {"datasets", "datasets/families", "reward", "curriculum", "policy", "recipes", "activities", "workflows"},
 	"stack":              {"datasets"},
@@ -40,7 +41,7 @@ var layers = map[string][]string{
 
 // heavy is who alone may import a library.
 var heavy = map[string][]string{
-	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/exchange", "datasets/files", "datasets/filter", "activities", "claims", "ledger", "simulate", "chaos", "cmd/gradus"},
+	"github.com/apache/arrow/":     {"datasets", "datasets/families", "datasets/exchange", "datasets/files", "datasets/filter", "activities", "claims", "ledger", "simulate", "chaos", "cmd/gradus", "datasets/prepare"},
 	"github.com/expr-lang/expr":    {"datasets/filter"},
 	"gonum.org/":                   {"statistics", "claims"},
 	"github.com/minio/minio-go/":   {"datasets"},

@@ -186,11 +186,13 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 			tw.RegisterWorkflow(workflows.Experiment)
 			tw.RegisterWorkflow(workflows.Evaluate)
 			tw.RegisterWorkflow(workflows.Sweep)
+			tw.RegisterWorkflow(workflows.Prepare)
 		case RoleCPU:
 			tw = worker.New(c, workflows.QueueCPU, options)
 			tw.RegisterWorkflow(workflows.Experiment)
 			tw.RegisterWorkflow(workflows.Evaluate)
 			tw.RegisterWorkflow(workflows.Sweep)
+			tw.RegisterWorkflow(workflows.Prepare)
 		case RoleRollout:
 			options.MaxConcurrentActivityExecutionSize, options.DisableWorkflowWorker = o.Rollouts, true
 			tw = worker.New(c, workflows.QueueRollout, options)
