@@ -12,7 +12,7 @@ import (
 )
 
 func dataCommand(t *target) *cobra.Command {
-	cmd := family("data", "Import, list and show problem sets and tables")
+	cmd := family("data", "Import, prepare, list, show and export problem sets and tables")
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the named problem sets",
@@ -30,7 +30,7 @@ func dataCommand(t *target) *cobra.Command {
 			return w.Flush()
 		}),
 	}
-	cmd.AddCommand(importCommand(t), exportCommand(t), list, showCommand(t))
+	cmd.AddCommand(importCommand(t), exportCommand(t), list, prepareCommand(t), showCommand(t))
 	return cmd
 }
 

@@ -404,7 +404,13 @@ func printPlan(out io.Writer, given map[string]json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	if raw, err = json.Marshal(plan); err != nil {
+	return printYAML(out, plan)
+}
+
+// printYAML prints a plan as YAML, its keys in their order.
+func printYAML(out io.Writer, plan any) error {
+	raw, err := json.Marshal(plan)
+	if err != nil {
 		return err
 	}
 	var node yaml.Node // JSON is YAML: reading it as such keeps the order of keys

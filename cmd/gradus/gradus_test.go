@@ -405,6 +405,7 @@ func TestReplay(t *testing.T) {
 		r.RegisterWorkflow(workflows.Experiment)
 		r.RegisterWorkflow(workflows.Evaluate)
 		r.RegisterWorkflow(workflows.Sweep)
+		r.RegisterWorkflow(workflows.Prepare)
 		raw, err := os.Open(f)
 		if err != nil {
 			t.Fatal(err)
