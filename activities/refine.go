@@ -274,6 +274,9 @@ type TallyInput struct {
 
 // Tally makes a difficulty map: the attempts and successes of each problem.
 func (a *Activities) Tally(ctx context.Context, in TallyInput) (Output, error) {
+	if len(in.Rounds) == 0 {
+		return Output{}, classify(ctx, invalid{fmt.Errorf("difficulty: no prompt of %d fits the policy's context with max_completion_length tokens after it", in.Problems.Rows)})
+	}
 	var inputs []datasets.Ref
 	for _, r := range in.Rounds {
 		inputs = append(inputs, r.Proposals, r.Scores)
