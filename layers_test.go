@@ -36,7 +36,7 @@ var layers = map[string][]string{
 	"stack":              {"datasets"},
 	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "datasets/files", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack"},
+	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack", "datasets/prepare"},
 }
 
 // heavy is who alone may import a library.

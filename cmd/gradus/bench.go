@@ -70,6 +70,9 @@ func benchCommand(t *target) *cobra.Command {
 	add("verifier", "The verifier of mathematical answers, on one core", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
 		return benchVerifier(ctx)
 	})
+	add("data", "The near-duplicate pass of a preparation, on a million problems", func(context.Context, *cobra.Command) ([]figure, error) {
+		return benchDeduplicate()
+	})
 
 	var o claimsOptions
 	f := add("claims", "Race the recipes against each other for what their papers claim", func(ctx context.Context, c *cobra.Command) ([]figure, error) {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/datasets/prepare"
 	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/workflows"
 )
@@ -282,4 +283,14 @@ func brief(text string) string {
 		return string(line[:99]) + "…"
 	}
 	return string(line)
+}
+
+// benchDeduplicate measures the near-duplicate pass on a million problems; the goal
+// is three minutes.
+func benchDeduplicate() ([]figure, error) {
+	perSecond, err := prepare.Bench(1_000_000)
+	if err != nil {
+		return nil, err
+	}
+	return []figure{atLeast("data/dedup-rows-per-second", perSecond, "rows/s", 1_000_000/180)}, nil
 }

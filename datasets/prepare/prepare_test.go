@@ -361,3 +361,14 @@ func TestCheck(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// BenchmarkDeduplicate goes through a million generated problems.
+func BenchmarkDeduplicate(b *testing.B) {
+	for b.Loop() {
+		perSecond, err := Bench(1_000_000)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(perSecond, "rows/s")
+	}
+}

@@ -27,9 +27,9 @@ func (f *Fractions) UnmarshalJSON(raw []byte) error {
 
 // SplitStage deals problems out by a hash of their id: the column split. Names go by
 // the alphabet, the first takes the lowest hashes. As nothing but id and salt counts,
-// a problem stays where it is when others come or go, and while the fractions stay. A
-// run takes the parts train, validation and test from the column. Figures: rows of
-// each part.
+// a problem stays where it is when others come or go, and while the fractions stay.
+// A filter such as split == "train" makes a set of one part. Figures: rows of each
+// part.
 var SplitStage = Stage{
 	Name: "split", Version: 1,
 	Defaults: splitDefaults,
