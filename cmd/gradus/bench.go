@@ -70,9 +70,6 @@ func benchCommand(t *target) *cobra.Command {
 	add("verifier", "The verifier of mathematical answers, on one core", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
 		return benchVerifier(ctx)
 	})
-	add("data", "The near-duplicate pass of a preparation, on a million problems", func(context.Context, *cobra.Command) ([]figure, error) {
-		return benchDeduplicate()
-	})
 
 	var o claimsOptions
 	f := add("claims", "Race the recipes against each other for what their papers claim", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
@@ -126,10 +123,16 @@ func benchCommand(t *target) *cobra.Command {
 		return t.benchOverlap(ctx, c.ErrOrStderr())
 	})
 
-	rows, rollouts := 0, 0
-	f = add("data", "Import of problems, and JSON lines to Arrow", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
-		return benchData(ctx, rows, rollouts)
+	rows, rollouts, problems := 0, 0, 0
+	f = add("data", "Import of problems, JSON lines to Arrow, and the near-duplicate pass of a preparation", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
+		figures, err := benchData(ctx, rows, rollouts)
+		if err != nil {
+			return figures, err
+		}
+		pass, err := benchDeduplicate(problems)
+		return append(figures, pass...), err
 	})
+	f.IntVar(&problems, "duplicates", 100_000, "problems of the near-duplicate pass; 1000000 is the full size")
 	f.IntVar(&rows, "rows", 200_000, "problems to import; 5000000 is the full size")
 	f.IntVar(&rollouts, "rollouts", 20_000, "rollouts to read; 230000 is the full size")
 	add("store", "Rollouts through the S3 store, against raw objects", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
