@@ -132,7 +132,7 @@ func (r *Run) Completions(ctx context.Context, record activities.StepRecord, pro
 			return nil, fmt.Errorf("step %d of run %s: %w", record.Step+1, r.ID, err)
 		}
 		for i := range found {
-			found[i].Step = int32(record.Step)
+			found[i].Step = int32(record.Step) + 1
 			rows = append(rows, first+at[i])
 		}
 		out = append(out, found...)

@@ -14,8 +14,8 @@ import (
 
 // SelectRollouts runs the plan's selecting stages, and its masking ones, over
 // completions made elsewhere: what a run does with its own, and nothing else. The rows
-// of a step are a batch; their groups are in the order of their numbers. A row's step
-// is what schedules follow, of the plan's steps; step stands in where rows have none.
+// of a step are a batch; their groups are in the order of their numbers. A row's step,
+// from 1, is what schedules follow, of the plan's steps; step stands in where rows have none.
 // Stages whose columns are missing are an error that names them.
 func SelectRollouts(p Plan, r *exchange.Rollouts, step int) (*exchange.Selection, error) {
 	if err := p.selectable(r); err != nil {
@@ -51,7 +51,7 @@ func SelectRollouts(p Plan, r *exchange.Rollouts, step int) (*exchange.Selection
 		for hi < n && stepOf(order[hi]) == stepOf(order[lo]) {
 			hi++
 		}
-		if err := p.selectStep(r, s, order[lo:hi], int(stepOf(order[lo]))); err != nil {
+		if err := p.selectStep(r, s, order[lo:hi], int(max(0, stepOf(order[lo])-1))); err != nil {
 			return nil, fmt.Errorf("step %d: %w", stepOf(order[lo]), err)
 		}
 		lo = hi

@@ -113,7 +113,7 @@ func TestLedger(t *testing.T) {
 
 	t.Run("export", func(t *testing.T) {
 		rollouts := do.says("rows", "data", "export", "--run", "ledger", "--step", "2", "-o", "-", "--columns", "step,kept,advantage,token_mask", "--where", "kept")
-		if n := strings.Count(rollouts, "\n"); n == 0 || n != strings.Count(rollouts, `{"step":1,"kept":true,"advantage":`) {
+		if n := strings.Count(rollouts, "\n"); n == 0 || n != strings.Count(rollouts, `{"step":2,"kept":true,"advantage":`) {
 			t.Errorf("step 2:\n%s", rollouts)
 		}
 		for format, want := range map[string][]string{

@@ -52,7 +52,7 @@ func selectCommand(t *target) *cobra.Command {
 	f.StringVar(&o.recipe, "recipe", "grpo", "recipe or plan file whose selection it is")
 	f.StringVarP(&o.out, "out", "o", "", "file to write, of a format by its ending; - prints JSON lines")
 	f.StringArrayVar(&o.mapping, "map", nil, "FIELD=COLUMN: a column of another name; a dot reaches into a struct")
-	f.IntVar(&o.step, "step", 0, "step of the training, from 0, which schedules follow; for rows without a step")
+	f.IntVar(&o.step, "step", 1, "step of the training, from 1, which schedules follow; for rows without a step")
 	f.BoolVar(&o.keptOnly, "kept-only", false, "write only the completions to be trained on")
 	if err := cmd.MarkFlagRequired("out"); err != nil {
 		panic(err) // the flag is defined above

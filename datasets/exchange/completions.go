@@ -9,7 +9,7 @@ import (
 
 // Completion is an answer of a run, with all that became of it.
 type Completion struct {
-	Step                                    int32 // whose update it was meant for, from 0
+	Step                                    int32 // whose update it was meant for, from 1
 	Group, Sample, Level, HintLevel         int32
 	Problem, Source, Origin, Parent, Policy string
 	Prompt, Prefill, Answer                 string // texts that the policy read, and the gold answer

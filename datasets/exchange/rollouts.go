@@ -14,7 +14,7 @@ import (
 // Rollouts are completions made elsewhere, as the selecting stages need them; one
 // entry per row in each column that is not nil.
 type Rollouts struct {
-	Step      []int64     // update that they are for; nil = all for one
+	Step      []int64     // update that they are for, from 1; nil = all for one
 	Group     []int64     // tries of one prompt, within a step
 	Reward    []float64   // of the verifier
 	Correct   []bool      // nil = a reward above 0
@@ -44,7 +44,7 @@ func Fields() []Field {
 	return []Field{
 		{"group", "tries of one prompt have the same: a number, an id, or the prompt itself", []string{"group", "group_id", "uid", "prompt_id", "problem_id", "problem", "prompt_ids", "prompts", "prompt", "raw_prompt"}},
 		{"reward", "a number; of a list, such as verl's token_level_scores, the sum", []string{"reward", "rewards", "score", "scores", "token_level_scores"}},
-		{"step", "update that the row is for; each is selected from on its own", []string{"step", "global_step", "training_step"}},
+		{"step", "update that the row is for, from 1; each is selected from on its own", []string{"step", "global_step", "training_step"}},
 		{"correct", "true or false, a number above 0, or the verdict correct", []string{"verdict", "correct", "is_correct", "acc"}},
 		{"tokens", "length of the completion: a number, or a list with an entry per token", []string{"completion_ids", "responses", "response_ids", "completion_length", "response_length", "num_tokens", "logprobs", "sampling_per_token_logps", "rollout_log_probs", "old_log_probs", "entropies"}},
 		{"entropies", "list of nats, one per token", []string{"entropies", "entropy", "entropys", "token_entropies"}},
