@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -72,7 +73,7 @@ learnt from, of all steps or one, with rewards, advantages, token masks and log-
 	f.BoolVar(&o.all, "all", false, "with --run: also the completions that were not trained on")
 	f.StringVar(&o.difficulty, "difficulty", "", "table of pass rates by problem (a difficulty map, or a run's curriculum state) for the columns pass_rate, difficulty and weight")
 	f.BoolVar(&o.layout.Plain, "plain", false, "for trl: prompts and completions as texts instead of chats")
-	f.StringVar(&o.layout.Split, "split", "train", "for verl: split of rows that have none of their own")
+	f.StringVar(&o.layout.Split, "split", "", "only this split, of a set that was split; of another one, the name that verl is told (default there: train)")
 	f.StringVar(&o.layout.Ability, "ability", "math", "for verl: the ability of all rows")
 	if err := cmd.MarkFlagRequired("out"); err != nil {
 		panic(err) // the flag is defined above
@@ -94,9 +95,23 @@ func (e *exporter) table(ctx context.Context, s datasets.Store, name string) err
 		return err
 	}
 	defer t.Release()
+	if split := e.options.layout.Split; split != "" && t.Has(datasets.Split.Name) {
+		if t, err = keep(t, datasets.Split.Name+" == "+strconv.Quote(split)); err != nil {
+			return err
+		}
+		defer t.Release()
+	} else if split != "" && e.options.layout.Layout != exchange.Verl {
+		return fmt.Errorf("--split %s: %s has no column split", split, name)
+	}
 	if e.options.layout.Layout == exchange.Own {
 		return e.add(t.Record())
 	}
+	// What is chosen is chosen by the set's own columns, which other layouts lack.
+	if t, err = keep(t, e.options.where); err != nil {
+		return err
+	}
+	defer t.Release()
+	e.options.where = ""
 	var difficulty *datasets.Table
 	if e.options.difficulty != "" {
 		if difficulty, err = loadNamed(ctx, s, e.options.difficulty); err != nil {
@@ -199,17 +214,35 @@ func loadNamed(ctx context.Context, s datasets.Store, name string) (*datasets.Ta
 	return datasets.Load(ctx, s, memory.DefaultAllocator, ref)
 }
 
+// keep is a table of the rows for which where is true ("" = all).
+func keep(t *datasets.Table, where string) (*datasets.Table, error) {
+	if where == "" {
+		t.Retain()
+		return t, nil
+	}
+	rows, err := matching(t.Record(), where)
+	if err != nil {
+		return nil, err
+	}
+	return datasets.Take(memory.DefaultAllocator, t, rows)
+}
+
+// matching numbers the rows for which where is true.
+func matching(rec arrow.Record, where string) ([]int32, error) {
+	f, err := filter.Compile(where, rec.Schema())
+	if err != nil {
+		return nil, err
+	}
+	return f.Rows(rec)
+}
+
 // choose is the rows for which where is true ("" = all) and the columns named (none
 // = all); the caller releases it.
 func choose(rec arrow.Record, where string, columns []string) (arrow.Record, error) {
 	rec.Retain()
 	if where != "" {
 		defer rec.Release()
-		f, err := filter.Compile(where, rec.Schema())
-		if err != nil {
-			return nil, err
-		}
-		rows, err := f.Rows(rec)
+		rows, err := matching(rec, where)
 		if err != nil {
 			return nil, err
 		}

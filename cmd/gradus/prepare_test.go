@@ -155,6 +155,14 @@ func TestPrepare(t *testing.T) {
 	if named, err := datasets.Resolve(t.Context(), store, "again@2"); err == nil {
 		t.Errorf("a second version %v of the same rows", named)
 	}
+	t.Setenv("AWS_ACCESS_KEY_ID", local.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", local.SecretKey)
+	do := console{t, local.Store}
+	exported := strings.Count(do.says("", "data", "export", "calm", "-o", "-", "--split", "train", "--where", "pass_rate < 1"), `"split":"train"`)
+	if verl := do.says("", "data", "export", "calm", "--format", "verl", "-o", "-", "--split", "train", "--where", "pass_rate < 1"); exported == 0 || strings.Count(verl, `"difficulty":`) != exported {
+		t.Errorf("%d rows of the split are not solved, and verl is given\n%s", exported, verl)
+	}
+	do.refuses("to-prepare has no column split", "data", "export", "to-prepare", "--format", "trl", "--split", "train", "-o", "-")
 	if *update {
 		record(t, c, second, filepath.Join("..", "..", "workflows", "testdata", "prepare.json"))
 	}

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -117,7 +118,7 @@ func Completions(mem memory.Allocator, rows []Completion, o Options) (arrow.Reco
 			}
 			return a
 		}
-		extra := append([]column{texts("split", func(int) string { return o.Split }), scalar("index", arrow.PrimitiveTypes.Int64, func(i int) int64 { return int64(i) }), problem}, info...)
+		extra := append([]column{texts("split", func(int) string { return cmp.Or(o.Split, "train") }), scalar("index", arrow.PrimitiveTypes.Int64, func(i int) int64 { return int64(i) }), problem}, info...)
 		return build(mem, n, []column{texts("data_source", source), chat("prompt", "user", prompt), texts("ability", func(int) string { return o.Ability }),
 			object("reward_model", texts("style", func(int) string { return "rule" }), texts("ground_truth", answer)), object("extra_info", extra...),
 			texts("response", text), reward, intLists("prompts", promptIDs), intLists("responses", tokens),

@@ -26,7 +26,7 @@ const (
 type Options struct {
 	Layout  Layout
 	Plain   bool   // TRL: prompts and completions are texts, not chats
-	Split   string // verl: extra_info.split of rows without a split of their own
+	Split   string // verl: extra_info.split of rows without a split of their own, "" = train
 	Ability string // verl: the ability of all rows, such as math
 }
 

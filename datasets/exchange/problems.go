@@ -76,8 +76,8 @@ func Problems(mem memory.Allocator, t, difficulty *datasets.Table, o Options) (a
 
 // splits is the split of each row: the table's own, or the one named.
 func splits(t *datasets.Table, name string) func(i int) string {
-	own := datasets.Column[string]{Name: "split"}
-	if values, err := own.Lookup(t); err == nil {
+	name = cmp.Or(name, "train")
+	if values, err := datasets.Split.Lookup(t); err == nil {
 		return func(i int) string { return cmp.Or(values[i], name) }
 	}
 	return func(int) string { return name }
