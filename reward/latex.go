@@ -109,7 +109,7 @@ var symbols = map[string]string{
 	"cdot": "*", "times": "*", "ast": "*", "div": "/", "lbrace": "set{", "rbrace": "set}", "{": "set{", "}": "set}", "lbrack": "[", "rbrack": "]",
 	"le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=",
 	"approx": "~", "simeq": "~", "thickapprox": "~", "equiv": "=", "in": "in", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "|": "|", "Vert": "|", "lVert": "|", "rVert": "|",
-	"pm": "±", "mp": "∓", "cup": "∪", "cap": "∩", "setminus": "∖", "backslash": "∖", "colon": ":", "langle": "⟨", "rangle": "⟩",
+	"pm": "±", "mp": "∓", "cup": "∪", "cap": "∩", "bigcup": "∪", "bigcap": "∩", "setminus": "∖", "backslash": "∖", "colon": ":", "langle": "⟨", "rangle": "⟩",
 	"lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "%": "%", "\\": "\\\\", "circ": "°", "degree": "°", "degrees": "°", "prime": "'", "to": "=", "rightarrow": "=", "mapsto": "=", "lparen": "(", "rparen": ")",
 	"vee": "or", "lor": "or", "wedge": "and", "land": "and", "Rightarrow": ";", "implies": ";", "iff": ";",
 }
@@ -293,9 +293,16 @@ func (l *lexer) number() {
 		n := countDigits(s[i+1:])
 		digits, decimal = digits+s[i:i+1+n], true
 		i += 1 + n
-	case i < len(s) && s[i] == '.' && strings.HasPrefix(s[i+1:], `\overline`):
+	case i < len(s) && s[i] == '.' && (strings.HasPrefix(s[i+1:], `\overline`) || strings.HasPrefix(s[i+1:], `\bar{`) || strings.HasPrefix(s[i+1:], `\dot{`)):
 		digits, decimal = digits+".", true
 		i++
+	case i < len(s) && s[i] == '.' && periodLength(s[i+1:]) > 0:
+		l.i = i + 1 + periodLength(s[i+1:])
+		l.add(tokNum, digits+".")
+		l.add(tokCmd, "overline")
+		l.add(tokNum, s[i+2:l.i-1])
+		l.out[len(l.out)-1].digit = true
+		return
 	case i < len(s) && s[i] == '.' && !strings.HasPrefix(s[i:], ".."):
 		i++ // "5."
 	case l.decimalComma && !joined && l.depth <= 0 && i+1 < len(s) && s[i] == ',' && isDigit(s[i+1]):
@@ -322,6 +329,14 @@ func (l *lexer) number() {
 	l.out[len(l.out)-1].digit = !decimal
 }
 
+// periodLength returns the length of "(27)", the period of 0.(27), or 0.
+func periodLength(s string) int {
+	if n := countDigits(strings.TrimPrefix(s, "(")); strings.HasPrefix(s, "(") && n > 0 && strings.HasPrefix(s[1+n:], ")") {
+		return n + 2
+	}
+	return 0
+}
+
 // thousands returns the length of a separator and the three digits behind it, or 0.
 func (l *lexer) thousands(s string) int {
 	size := 0
@@ -339,6 +354,8 @@ func (l *lexer) thousands(s string) int {
 		case l.depth > 0:
 			return 0
 		}
+	case s[0] == '\'':
+		size = 1
 	case strings.HasPrefix(s, `\,`) || strings.HasPrefix(s, `\!`) || strings.HasPrefix(s, `\ `) || strings.HasPrefix(s, `\:`):
 		size = 2
 	case strings.HasPrefix(s, "\u00a0") || strings.HasPrefix(s, "\u202f") || strings.HasPrefix(s, "\u2009"):
@@ -377,12 +394,21 @@ func (l *lexer) letters() {
 	run := s[start:end]
 	l.i = end
 	if len(run) == 1 {
-		l.add(tokName, run)
+		if run == "U" && l.betweenSets() {
+			l.sym("∪")
+		} else {
+			l.add(tokName, run)
+		}
 		return
 	}
 	switch lower := strings.ToLower(run); {
 	case lower == "and" || lower == "or":
 		l.add(tokSep, lower)
+		return
+	case l.wordSign(lower):
+		return
+	case (run == "USD" || run == "EUR" || run == "GBP") && !l.afterOperand():
+		l.space = true
 		return
 	case lower == "sqrt" || lower == "pi" || lower == "infty" || lower == "binom" || lower == "cbrt":
 		l.add(tokCmd, lower)
@@ -421,6 +447,30 @@ func (l *lexer) letters() {
 	}
 }
 
+// betweenSets reports whether the letter at the cursor stands between brackets: the U of (0, 1) U (1, 2).
+func (l *lexer) betweenSets() bool {
+	rest := strings.TrimLeft(l.s[l.i:], " ")
+	last := token{}
+	if len(l.out) > 0 {
+		last = l.out[len(l.out)-1]
+	}
+	return last.kind == tokSym && (last.text == ")" || last.text == "]" || last.text == "set}") && l.depth == 0 &&
+		(strings.HasPrefix(rest, "(") || strings.HasPrefix(rest, "[") || strings.HasPrefix(rest, `\{`))
+}
+
+// wordSign adds the sign that a word stands for: minus 5, negative 5, 3 to 4.
+func (l *lexer) wordSign(word string) bool {
+	switch {
+	case word == "minus" || word == "negative" && !l.afterOperand():
+		l.sym("-")
+	case word == "to" && len(l.out) > 0 && l.out[len(l.out)-1].kind == tokNum:
+		l.sym(":")
+	default:
+		return false
+	}
+	return true
+}
+
 func (l *lexer) afterOperand() bool {
 	if len(l.out) == 0 {
 		return false
@@ -447,8 +497,8 @@ func (l *lexer) command() {
 		end++
 	}
 	if end == l.i+1 { // \, \! \{ \\ …
-		if end == len(s) {
-			l.bad = true
+		if end == len(s) { // what is left of "\ " at the end
+			l.i = end
 			return
 		}
 		switch c := s[end]; c {
@@ -462,6 +512,11 @@ func (l *lexer) command() {
 				return
 			}
 			l.sym(symbols[s[end:end+1]])
+			if c == '\\' && strings.HasPrefix(s[end+1:], "[") { // \\[2pt]
+				if close := strings.IndexByte(s[end:], ']'); close > 0 && close < 10 && strings.Trim(s[end+2:end+close], "0123456789.-") != s[end+2:end+close] && strings.HasSuffix(strings.TrimRight(s[end+2:end+close], " "), "t") {
+					end += close
+				}
+			}
 		default:
 			l.bad = true
 		}
@@ -518,6 +573,12 @@ func (l *lexer) command() {
 		l.add(tokCmd, "frac")
 	case name == "dbinom" || name == "tbinom" || name == "binom" || name == "choose":
 		l.add(tokCmd, map[bool]string{true: "choose", false: "binom"}[name == "choose"])
+	case name == "over":
+		l.add(tokCmd, name)
+	case name == "cr":
+		l.sym(`\\`)
+	case name == "R":
+		l.add(tokCmd, "reals")
 	case name == "infin" || name == "infty":
 		l.add(tokCmd, "infty")
 	case name == "emptyset" || name == "varnothing":
@@ -584,6 +645,9 @@ func (l *lexer) text(name string) {
 		l.add(tokSep, lower)
 	case lower == "":
 		l.space = true
+	case lower == "-":
+		l.sym("-")
+	case l.wordSign(lower):
 	case functions[lower] != "":
 		l.add(tokFunc, functions[lower])
 	case lower == "i" && name == "mathrm" || lower == "e" && name == "mathrm" || lower == "d" && name == "mathrm":

@@ -54,9 +54,13 @@ func (m Math) Verify(ctx context.Context, completion, answer string) (Verdict, e
 	if places == nil {
 		places = DefaultPlaces
 	}
-	got, ok := findStated(completion, places)
-	if !ok && isTextGold(gold.text) && len(completion) <= maxWhole {
-		got, ok = stated{text: strings.TrimSpace(completion), plain: true}, true
+	got, place, ok := findStated(completion, places)
+	if isTextGold(gold.text) && len(completion) <= maxWhole && (!ok || place == PlaceText || place == PlaceLast) {
+		if t := strings.TrimSpace(completion); t != "" && m.saysWords(gold, t) {
+			return judge(true, t), nil
+		} else if !ok {
+			got, ok = stated{text: t, plain: true}, true
+		}
 	}
 	switch {
 	case !ok || got.text == "":
@@ -70,9 +74,45 @@ func (m Math) Verify(ctx context.Context, completion, answer string) (Verdict, e
 	if !right && got.units != "" {
 		right, reason = m.equal(gold, stated{text: got.text + got.units})
 	}
+	if !right && isTextGold(gold.text) && m.equalWords(gold, plainWords(got.text)) {
+		right, reason = true, ""
+	}
 	v := judge(right, got.text)
 	v.Reason = reason
 	return v, nil
+}
+
+// saysWords reports whether a short text is the words of a gold answer, or states that something "is" them.
+func (m Math) saysWords(gold stated, text string) bool {
+	text = strings.Trim(text, " .*_`\n")
+	if m.equalWords(gold, plainWords(text)) {
+		return true
+	}
+	i := strings.LastIndex(text, " is ")
+	return i >= 0 && m.equalWords(gold, plainWords(text[i+len(" is "):]))
+}
+
+func (m Math) equalWords(gold stated, words string) bool {
+	if words == "" {
+		return false
+	}
+	right, _ := m.equal(gold, stated{text: `\text{` + words + "}"})
+	return right
+}
+
+// plainWords returns s without an article before it and without emphasis, or "" if it is more than words.
+func plainWords(s string) string {
+	s = strings.Trim(strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(s), `\text{`), "}"), " .*_`")
+	for _, article := range [...]string{"a ", "an ", "the "} {
+		if len(s) > len(article) && strings.EqualFold(s[:len(article)], article) {
+			s = s[len(article):]
+			break
+		}
+	}
+	if strings.ContainsAny(s, `\${}^=<>|[]`) {
+		return ""
+	}
+	return s
 }
 
 // Equal reports whether two answers, without any text around them, are equal.
@@ -175,7 +215,7 @@ func (m Math) equal(gold, got stated) (right bool, reason string) {
 }
 
 func (m Math) read(s string, decimalComma bool) (*node, bool) {
-	s = strings.TrimRight(strings.TrimSpace(s), ".")
+	s = strings.TrimLeft(strings.TrimRight(strings.TrimSpace(s), "."), "= ")
 	n, ok := parseMath(s, decimalComma)
 	if !ok {
 		return nil, false
@@ -248,6 +288,12 @@ func isDecimalComma(s string) bool {
 // choice reads the letter of a multiple choice, and what stands behind it: "(C)", "\textbf{(C) } 12", "C. 12", "C".
 func choice(s string) (letter byte, rest string, ok bool) {
 	t := strings.TrimLeft(s, " $*")
+	if strings.HasPrefix(t, "{") && strings.HasSuffix(t, "}") {
+		t = t[1 : len(t)-1]
+	}
+	for _, word := range [...]string{"Option ", "option ", "Choice ", "choice "} {
+		t = strings.TrimPrefix(t, word)
+	}
 	for _, command := range [...]string{`\textbf`, `\text`, `\mathbf`, `\mathrm`, `\textrm`, `\mbox`, `\bf`, `\boxed`} {
 		if after, ok := strings.CutPrefix(t, command); ok {
 			t = strings.TrimLeft(after, " ")
@@ -257,6 +303,9 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	t, braced := strings.CutPrefix(t, "{")
 	t, paren := strings.CutPrefix(strings.TrimLeft(t, " "), "(")
 	t = strings.TrimLeft(t, " ")
+	if len(t) > 1 && paren && t[1] == ')' && 'a' <= t[0] && t[0] <= 'j' {
+		t = string(t[0]-'a'+'A') + t[1:]
+	}
 	if t == "" || t[0] < 'A' || t[0] > 'J' {
 		return 0, "", false
 	}
@@ -287,7 +336,11 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	if rest == "" {
 		return letter, "", true
 	}
-	if !marked || paren && !strings.HasPrefix(t, " ") && !braced && strings.IndexByte("(+-*/^=,!", rest[0]) >= 0 {
+	operators := "(+-*/^=,!"
+	if braced {
+		operators = "+*/^="
+	}
+	if !marked || paren && !strings.HasPrefix(t, " ") && strings.IndexByte(operators, rest[0]) >= 0 {
 		return 0, "", false
 	}
 	return letter, rest, true

@@ -24,9 +24,15 @@ func (c *comparison) equal(g, p *node) bool {
 	if !c.step() || c.depth > maxMathDepth {
 		return false
 	}
+	if isMember(g) && isMember(p) && !same(g.args[0], p.args[0]) {
+		return false
+	}
 	g, p = member(g), member(p)
 	if same(g, p) {
 		return true
+	}
+	if c.depth == 1 && integral(g) != integral(p) {
+		g, p = withoutIntegral(g), withoutIntegral(p)
 	}
 	if g.op == opRel || p.op == opRel {
 		return c.equalRelations(g, p)
@@ -40,7 +46,7 @@ func (c *comparison) equal(g, p *node) bool {
 	if isText(g) || isText(p) {
 		return equalNames(g, p)
 	}
-	if g.op == opMatrix || p.op == opMatrix || hasMatrix(g) || hasMatrix(p) {
+	if hasMatrix(g) || hasMatrix(p) {
 		return c.equalMatrices(g, p)
 	}
 	if isCollection(g) || isCollection(p) {
@@ -54,8 +60,29 @@ func (c *comparison) equal(g, p *node) bool {
 
 // member returns the set of "x in set".
 func member(n *node) *node {
-	if n.op == opRel && len(n.rels) == 1 && n.rels[0] == "in" {
+	if isMember(n) {
 		return n.args[1]
+	}
+	return n
+}
+
+func isMember(n *node) bool {
+	return n.op == opRel && len(n.rels) == 1 && n.rels[0] == "in" && isLabel(n.args[0])
+}
+
+// integral reports whether n is an expression and, behind a comma, a remark that a name in it is an integer: which one
+// of the two answers may leave out.
+func integral(n *node) bool {
+	if n.op != opList || len(n.args) != 2 || n.args[1].op != opRel || n.args[1].rels[0] != "in" || len(n.args[1].args) != 2 {
+		return false
+	}
+	of, set := n.args[1].args[0], n.args[1].args[1]
+	return of.op == opVar && set.op == opText && set.name == "mathbbZ" && slices.Contains(variables(n.args[0], nil), of.name)
+}
+
+func withoutIntegral(n *node) *node {
+	if integral(n) {
+		return n.args[0]
 	}
 	return n
 }
@@ -63,9 +90,12 @@ func member(n *node) *node {
 // equalUnits compares amounts. Units that are known must not differ; one may be left out.
 func (c *comparison) equalUnits(g, p *node) bool {
 	var units [2]string
+	var powers [2]int
 	for i, n := range [...]**node{&g, &p} {
 		for (*n).op == opUnit {
-			if u := unitOf((*n).name); u != "" {
+			power, unit := magnitude((*n).name)
+			powers[i] += power
+			if u := unitOf(unit); u != "" {
 				units[i] = u
 			}
 			*n = (*n).args[0]
@@ -74,7 +104,17 @@ func (c *comparison) equalUnits(g, p *node) bool {
 	if units[0] != "" && units[1] != "" && units[0] != units[1] {
 		return false
 	}
-	return c.equal(g, p)
+	if (powers[0] == powers[1] || powers[0] == 0 || powers[1] == 0) && c.equal(g, p) {
+		return true
+	}
+	return powers[0] != powers[1] && c.equal(timesTen(g, powers[0]), timesTen(p, powers[1]))
+}
+
+func timesTen(n *node, power int) *node {
+	if power == 0 {
+		return n
+	}
+	return &node{op: opMul, args: []*node{n, {op: opNum, num: big.NewRat(pow10(power), 1)}}}
 }
 
 // equalBased compares numerals of another base digit by digit; the answer may leave the base out.
@@ -82,6 +122,9 @@ func (c *comparison) equalBased(g, p *node) bool {
 	if g.op == opBased && p.op == opNum && !p.dec {
 		digits, _, _ := strings.Cut(g.name, "_")
 		return p.num.IsInt() && p.num.Num().String() == digits
+	}
+	if g.op == opBased && p.op == opBased {
+		return false
 	}
 	if p.op == opBased && strings.HasSuffix(p.name, "_10") {
 		return c.equal(g, p.args[0])
@@ -109,7 +152,15 @@ func (c *comparison) equalRatios(g, p *node) bool {
 		}
 		return true
 	}
-	return len(g.args) <= 2 && len(p.args) <= 2 && c.equalValues(g, p)
+	for _, n := range [...]*node{g, p} {
+		if n.op != opRatio {
+			continue
+		}
+		if v, ok := c.rational(n.args[0]); len(n.args) != 2 || ok && v.Sign() == 0 { // 0:15 is a time, too
+			return false
+		}
+	}
+	return c.equalValues(g, p)
 }
 
 func (c *comparison) equalAll(g, p []*node) bool {
@@ -585,6 +636,9 @@ func (c *comparison) halfLine(left *node, rel string, right *node) (spans []span
 	if hasVariable(right) && !hasVariable(left) {
 		left, right, rel = right, left, flipped[rel]
 	}
+	if left.op == opFunc && left.name == "abs" && !hasVariable(right) && !isLabel(left) {
+		return c.distance(left.args[0], rel, right)
+	}
 	if hasVariable(right) || !isLabel(left) {
 		return c.linear(left, rel, right)
 	}
@@ -605,6 +659,22 @@ func (c *comparison) halfLine(left *node, rel string, right *node) (spans []span
 	}
 	spans, ok = c.beyond(right, rel)
 	return spans, left, ok
+}
+
+// distance solves |n| < limit, and the like, for n linear in its one variable.
+func (c *comparison) distance(n *node, rel string, limit *node) (spans []span, of *node, ok bool) {
+	if v, ok := c.end(limit); !ok || v <= 0 || rel == "!=" {
+		return nil, nil, false
+	}
+	above, of, ok := c.linear(n, rel, limit)
+	if !ok {
+		return nil, nil, false
+	}
+	below, _, ok := c.linear(n, flipped[rel], &node{op: opNeg, args: []*node{limit}})
+	if rel == "<" || rel == "<=" {
+		return intersect(above, below), of, ok
+	}
+	return unite(append(above, below...)), of, ok
 }
 
 // beyond returns the reals in relation rel to n.
@@ -741,6 +811,7 @@ func (c *comparison) matrix(n *node) *node {
 		if n.open == '(' && n.close == ')' {
 			return &node{op: opMatrix, cols: 1, args: n.args}
 		}
+		return rowsOf(n)
 	case opNeg:
 		if m := c.matrix(n.args[0]); m != nil {
 			return scaled(m, func(a *node) *node { return &node{op: opNeg, args: []*node{a}} })
@@ -791,6 +862,19 @@ func (c *comparison) matrix(n *node) *node {
 	return nil
 }
 
+// rowsOf returns the matrix that is written as [[1, 2], [3, 4]], or nil.
+func rowsOf(n *node) *node {
+	m := &node{op: opMatrix}
+	for _, row := range n.args {
+		if n.open != '[' || n.close != ']' || row.op != opTuple || row.open != '[' || row.close != ']' || m.cols != 0 && len(row.args) != m.cols {
+			return nil
+		}
+		m.cols = len(row.args)
+		m.args = append(m.args, row.args...)
+	}
+	return m
+}
+
 func scaled(m *node, f func(*node) *node) *node {
 	out := &node{op: opMatrix, cols: m.cols, args: make([]*node, len(m.args))}
 	for i, a := range m.args {
@@ -833,7 +917,7 @@ func isText(n *node) bool {
 func equalNames(g, p *node) bool {
 	a, ok := spelled(g)
 	b, fine := spelled(p)
-	return ok && fine && a != "" && a == b
+	return ok && fine && a != "" && (a == b || len(a) > 4 && len(b) > 4 && strings.TrimSuffix(a, "s") == strings.TrimSuffix(b, "s"))
 }
 
 func spelled(n *node) (string, bool) {

@@ -30,8 +30,24 @@ type stated struct {
 	units string // a percent sign that stands outside a box, or ""
 }
 
-// findStated returns the answer of a completion from the first of places that has one.
-func findStated(text string, places []Place) (s stated, ok bool) {
+// findStated returns the answer of a completion from the first of places that has one. What <answer> marks, and what
+// stands behind </think>, counts before all else.
+func findStated(text string, places []Place) (s stated, at Place, ok bool) {
+	if i := strings.LastIndex(text, "</think>"); i >= 0 {
+		if s, at, ok = findStated(text[i+len("</think>"):], places); ok {
+			return s, at, true
+		}
+		text = text[:i]
+	}
+	if i := strings.LastIndex(text, "<answer>"); i >= 0 {
+		inner := text[i+len("<answer>"):]
+		if j := strings.Index(inner, "</answer>"); j >= 0 {
+			inner = inner[:j]
+		}
+		if s, at, ok = findStated(strings.ReplaceAll(inner, "<answer>", ""), places); ok {
+			return s, at, true
+		}
+	}
 	for _, p := range places {
 		switch p {
 		case PlaceBoxed:
@@ -48,10 +64,10 @@ func findStated(text string, places []Place) (s stated, ok bool) {
 		}
 		if ok {
 			s.text = strings.TrimSpace(s.text)
-			return s, true
+			return s, p, true
 		}
 	}
-	return stated{}, false
+	return stated{}, "", false
 }
 
 // finalOrBoxed returns the last boxed answers, or what "final answer is" introduces behind them.
@@ -283,6 +299,22 @@ func joinsFormulas(between string) bool {
 
 // answerPhrase returns what the last "answer is", "answer:" or "Answer" with a formula introduces.
 func answerPhrase(text string) (stated, bool) {
+	if s, ok := statedAnswer(text); ok {
+		return s, true
+	}
+	for _, phrase := range [...]string{"ption is ", "hoice is "} { // "the correct option is (C)"
+		if i := strings.LastIndex(text, phrase); i >= 0 {
+			if s, ok := plainAnswer(text[i+len(phrase):]); ok {
+				if _, _, ok := choice(s.text); ok {
+					return s, true
+				}
+			}
+		}
+	}
+	return stated{}, false
+}
+
+func statedAnswer(text string) (stated, bool) {
 	const word = "nswer"
 	for end, tries := len(text), 0; tries < 16; tries++ {
 		i := strings.LastIndex(text[:end], word)
@@ -314,6 +346,10 @@ func introduced(rest string) (stated, bool) {
 	}
 	if env, ok := leadingFormula(rest); ok {
 		return stated{text: env}, true
+	}
+	if strings.HasPrefix(rest, "not ") {
+		line := firstLine(rest)
+		return stated{text: line, plain: true}, strings.Count(line, " ") == 1 // "not 5, but 6" says more
 	}
 	if marked {
 		if s, ok := plainAnswer(rest); ok {

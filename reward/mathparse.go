@@ -3,6 +3,7 @@ package reward
 import (
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -119,10 +120,10 @@ func (p *mathParser) list() *node {
 	}
 	for {
 		p.skipSeparators()
-		if p.ends() {
+		if p.ends() && !(p.is("]") && p.i == 0) { // ]0, 1] begins with one
 			break
 		}
-		inner = append(inner, p.relation())
+		inner = append(inner, p.over())
 		if p.bad {
 			return p.fail()
 		}
@@ -190,9 +191,21 @@ func (p *mathParser) ends() bool {
 		switch t.text {
 		case ")", "]", "}", "set}", "⟩", "&", `\\`:
 			return true
+		case "[":
+			return p.closes()
 		}
 	}
 	return p.isCmd("end")
+}
+
+// over = relation [ \over relation ], as in {a \over b}
+func (p *mathParser) over() *node {
+	top := p.relation()
+	if p.isCmd("over") {
+		p.advance()
+		return p.new(opDiv, top, p.relation())
+	}
+	return top
 }
 
 // relation = sets { ("=" | "<" | …) sets }. What follows ≈ is dropped when something exact stands before it.
@@ -346,8 +359,9 @@ func (p *mathParser) term() *node {
 				continue
 			}
 			if left.op == opNum && !left.dec && p.isCmd("frac") && left.num.IsInt() {
-				if f := p.power(); f.op == opDiv && f.args[0].op == opNum && f.args[1].op == opNum {
-					left = p.new(opAdd, left, f) // 3\frac12
+				f := p.power()
+				if whole := p.mixedSum(left, f); whole != nil { // 3\frac12
+					left = whole
 				} else {
 					left = p.product(left, f)
 				}
@@ -362,11 +376,27 @@ func (p *mathParser) term() *node {
 }
 
 func (p *mathParser) product(a, b *node) *node {
+	if b.op == opDiv && b.args[0].op == opText && b.args[1].op == opText { // 60 \frac{\text{miles}}{\text{hour}}
+		return p.named(opUnit, b.args[0].name+" per "+b.args[1].name, a)
+	}
 	if a.op == opMul {
 		a.args = append(a.args, b)
 		return a
 	}
 	return p.new(opMul, a, b)
+}
+
+// mixedSum returns 3 + 1/2 for 3 and \frac12, what stands behind the fraction applied to both, or nil.
+func (p *mathParser) mixedSum(whole, f *node) *node {
+	switch {
+	case f.op == opDiv && f.args[0].op == opNum && f.args[1].op == opNum:
+		return p.new(opAdd, whole, f)
+	case f.op == opPercent || f.op == opUnit:
+		if sum := p.mixedSum(whole, f.args[0]); sum != nil {
+			return p.named(f.op, f.name, sum)
+		}
+	}
+	return nil
 }
 
 // mixed reports whether the number at the cursor is the numerator of a plain fraction: the 1 of "2 1/2".
@@ -409,14 +439,27 @@ func (p *mathParser) startsFactor() bool {
 	case tokNum, tokName, tokFunc:
 		return true
 	case tokCmd:
-		return t.text != "end" && t.text != "bmod" && t.text != "pmod" && t.text != "mod" && t.text != "choose"
+		return t.text != "end" && t.text != "bmod" && t.text != "pmod" && t.text != "mod" && t.text != "choose" && t.text != "over"
 	case tokSym:
 		switch t.text {
-		case "(", "{", "⌊", "⌈", "[", "⟨":
+		case "(", "{", "⌊", "⌈", "⟨":
 			return true
+		case "[":
+			return !p.closes()
 		case "|":
 			return p.abs == 0 && p.where == 0
 		}
+	}
+	return false
+}
+
+// closes reports whether the bracket at the cursor ends a half-open interval, as in [0, 1[.
+func (p *mathParser) closes() bool {
+	switch t := p.toks[p.i+1]; t.kind {
+	case tokEnd, tokSep:
+		return true
+	case tokSym:
+		return strings.Contains(") ] } set} , ; ∪ ∩ ∖ = | :", t.text)
 	}
 	return false
 }
@@ -459,8 +502,9 @@ func (p *mathParser) signed() *node {
 				return p.new(opAdd, left, p.new(opDiv, top, p.power()))
 			}
 			if p.isCmd("frac") && !left.dec && left.num.IsInt() {
-				if f := p.power(); f.op == opDiv && f.args[0].op == opNum && f.args[1].op == opNum {
-					left = p.new(opAdd, left, f)
+				f := p.power()
+				if whole := p.mixedSum(left, f); whole != nil {
+					left = whole
 				} else {
 					left = p.product(left, f)
 				}
@@ -723,7 +767,7 @@ func (p *mathParser) simpleSubscript() (string, bool) {
 func (p *mathParser) subscriptText() string {
 	if p.is("{") {
 		if s, ok := p.simpleSubscript(); ok {
-			return s
+			return digitsOf(s)
 		}
 		p.fail()
 		return ""
@@ -734,8 +778,19 @@ func (p *mathParser) subscriptText() string {
 		return ""
 	}
 	p.advance()
-	return t.text
+	return digitsOf(t.text)
 }
+
+// digitsOf writes a word for a small number in digits: two is 2.
+func digitsOf(word string) string {
+	if i := slices.Index(numberWords, word); i >= 0 {
+		return strconv.Itoa(i)
+	}
+	return word
+}
+
+// numberWords are the words for 0, 1, 2, ….
+var numberWords = strings.Fields("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty")
 
 // function reads the argument of sin, log, …
 func (p *mathParser) function() *node {
@@ -932,7 +987,7 @@ func (p *mathParser) brackets() *node {
 	}
 	p.advance()
 	if inner.op != opList {
-		if open == "(" && closing != ")" || open == "⟨" && closing != "⟩" || open == "]" {
+		if open == "(" && closing != ")" || open == "[" && closing != "]" || open == "⟨" && closing != "⟩" || open == "]" {
 			return p.fail()
 		}
 		return inner
@@ -1037,13 +1092,24 @@ func (p *mathParser) prose() *node {
 		p.advance()
 	}
 	text := strings.Join(words, " ")
+	if i := slices.Index(numberWords, strings.ToLower(text)); i >= 0 {
+		n := p.new(opNum)
+		n.num = big.NewRat(int64(i), 1)
+		return n
+	}
 	switch strings.Trim(strings.ToLower(text), " :.") {
 	case "approximately", "about", "roughly", "the answer is", "all", "is", "therefore", "thus", "so", "exactly", "equals", "the", "rs", "usd", "between", "all real numbers except", "a total of":
 		if p.startsFactor() || p.is("-") {
 			return p.sum()
 		}
+	case "negative", "minus", "-":
+		if p.startsFactor() {
+			return p.new(opNeg, p.signed())
+		}
 	case "or", "and":
 		return p.sum()
+	case "all real numbers", "all reals", "all real", "the real numbers", "real numbers":
+		return p.named(opConst, "reals")
 	}
 	return p.named(opText, text)
 }

@@ -24,10 +24,18 @@ func isUnitWord(word string) bool {
 	return unitWords[word] != "" || unitWords[strings.TrimSuffix(word, "s")] != "" || otherUnits[word] || otherUnits[strings.TrimSuffix(word, "s")]
 }
 
+// magnitude takes the word that scales a number off a phrase: "million dollars" is 6 and "dollars".
+func magnitude(phrase string) (power int, rest string) {
+	if power, rest, ok := scanMagnitude(strings.ToLower(phrase)); ok {
+		return power, rest
+	}
+	return 0, phrase
+}
+
 // unitOf returns the known unit that a phrase such as "square centimeters" or "cm ^2" names, its power included, or "".
 func unitOf(phrase string) string {
 	known, power := "", ""
-	for word := range strings.FieldsFuncSeq(strings.ToLower(phrase), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
+	for word := range strings.FieldsFuncSeq(strings.ReplaceAll(strings.ToLower(phrase), "/", " per "), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
 		switch {
 		case word == "square" || word == "sq":
 			power = "^2"
