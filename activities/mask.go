@@ -55,7 +55,7 @@ func (a *Activities) Mask(ctx context.Context, in MaskInput) (Output, error) {
 		if err := datasets.Run(sampling.Stages(), plan.Mask, c.batch, datasets.Env{Seed: plan.Seed, Step: in.Step, Steps: plan.Horizon()}); err != nil {
 			return none, invalid{err}
 		}
-		metrics := stepMetrics(c, pick(c.order, datasets.Reward.Get(c.scores)))
+		metrics := stepMetrics(c, pick(c.order, c.reward))
 		rejected := 0.0
 		for _, r := range []sampling.TokenReason{sampling.TokenHessian, sampling.TokenFisher, sampling.TokenSequence, sampling.TokenBatch} {
 			rejected += metrics["tokens_dropped/"+r.String()]

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/reward"
@@ -59,7 +62,7 @@ func (a *Activities) Score(ctx context.Context, in ScoreInput) (Output, error) {
 	if err != nil {
 		return Output{}, classify(ctx, err)
 	}
-	l := datasets.Lineage{Stage: "score", Version: 2, Step: in.Step, Params: params(plan.Verifier),
+	l := datasets.Lineage{Stage: "score", Version: 3, Step: in.Step, Params: params(plan.Verifier),
 		Inputs: hashes(append([]datasets.Ref{in.Round.Proposals}, in.Round.Rollouts...)...)}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		v, err := a.verify(ctx, in.Round, plan.Verifier)
@@ -72,21 +75,31 @@ func (a *Activities) Score(ctx context.Context, in ScoreInput) (Output, error) {
 				mixed++
 			}
 		}
-		ref, err := a.save(ctx, datasets.KindScores, l,
-			datasets.Reward.Of(v.reward), datasets.Verdict.Of(v.verdict), datasets.Extracted.Of(v.extracted))
-		return datasets.Result{Tables: map[string]datasets.Ref{TableScores: ref}, Metrics: map[string]float64{
+		columns := []datasets.Data{datasets.Reward.Of(v.reward), datasets.Verdict.Of(v.verdict), datasets.Extracted.Of(v.extracted), datasets.VerdictReason.Of(v.reasons)}
+		for _, name := range slices.Sorted(maps.Keys(v.parts)) {
+			columns = append(columns, datasets.RewardPart(name).Of(v.parts[name]))
+		}
+		metrics := map[string]float64{
 			MetricMixed: float64(mixed), "verifier/timeout": float64(v.counts.Timeout), "verifier/error": float64(v.counts.Error),
 			"verifier/no_answer": float64(v.counts.NoAnswer), "verifier/calls": float64(len(v.reward)),
-		}}, err
+		}
+		for _, reason := range v.reasons {
+			if reason != "" {
+				metrics["verifier/reason/"+reason]++
+			}
+		}
+		ref, err := a.save(ctx, datasets.KindScores, l, columns...)
+		return datasets.Result{Tables: map[string]datasets.Ref{TableScores: ref}, Metrics: metrics}, err
 	})
 }
 
 // verified is the completions of a round with their verdicts.
 type verified struct {
-	offsets            []int32
-	reward             []float64
-	verdict, extracted []string
-	counts             reward.Counts
+	offsets                     []int32
+	reward                      []float64
+	verdict, extracted, reasons []string
+	parts                       map[string][]float64 // of rewards, by name; NaN where a verdict has no such part
+	counts                      reward.Counts
 }
 
 func (a *Activities) verify(ctx context.Context, r Round, fallback string) (v verified, err error) {
@@ -119,9 +132,16 @@ func (a *Activities) verify(ctx context.Context, r Round, fallback string) (v ve
 	if err != nil {
 		return v, err
 	}
-	v = verified{offsets: offsetsOf(groups), counts: counts, reward: make([]float64, len(items)), verdict: make([]string, len(items)), extracted: make([]string, len(items))}
+	v = verified{offsets: offsetsOf(groups), counts: counts, reward: make([]float64, len(items)), verdict: make([]string, len(items)),
+		extracted: make([]string, len(items)), reasons: make([]string, len(items)), parts: map[string][]float64{}}
 	for i, d := range verdicts {
-		v.reward[i], v.verdict[i], v.extracted[i] = d.Reward, string(d.Outcome), d.Extracted
+		v.reward[i], v.verdict[i], v.extracted[i], v.reasons[i] = d.Reward, string(d.Outcome), d.Extracted, d.Reason
+		for _, p := range d.Parts {
+			if v.parts[p.Name] == nil {
+				v.parts[p.Name] = slices.Repeat([]float64{math.NaN()}, len(items))
+			}
+			v.parts[p.Name][i] = p.Value
+		}
 	}
 	return v, nil
 }

@@ -15,34 +15,34 @@ import (
 // completions is the answers of a step: the tables as stored, and a Batch of
 // them in which the rows of one group stand side by side, hinted ones last.
 type completions struct {
-	rollouts, scores *datasets.Table
-	order            []int32 // row of the tables that each row of the batch is
-	batch            *sampling.Batch
+	rollouts *datasets.Table
+	reward   []float64 // by row of the table, as verdict
+	verdict  []string
+	order    []int32 // row of the table that each row of the batch is
+	batch    *sampling.Batch
 }
 
-func (c *completions) release() {
-	c.rollouts.Release()
-	c.scores.Release()
-}
+func (c *completions) release() { c.rollouts.Release() }
 
 // completions loads the answers of rounds; the caller releases them.
 func (a *Activities) completions(ctx context.Context, rounds []Round, maxTokens int) (*completions, error) {
-	var scores []datasets.Ref
-	for _, r := range rounds {
-		scores = append(scores, r.Scores)
-	}
 	c := &completions{}
 	var err error
 	if c.rollouts, err = a.loadAll(ctx, rollouts(rounds)); err != nil {
 		return nil, err
 	}
-	if c.scores, err = a.loadAll(ctx, scores); err != nil {
-		c.rollouts.Release()
-		return nil, err
+	for _, r := range rounds { // whose rewards may have different parts
+		scores, err := a.load(ctx, r.Scores)
+		if err != nil {
+			c.release()
+			return nil, err
+		}
+		c.reward, c.verdict = append(c.reward, datasets.Reward.Get(scores)...), append(c.verdict, datasets.Verdict.Get(scores)...)
+		scores.Release()
 	}
-	if c.scores.Rows() != c.rollouts.Rows() {
+	if len(c.reward) != c.rollouts.Rows() {
 		defer c.release()
-		return nil, invalid{fmt.Errorf("%d scores for %d completions", c.scores.Rows(), c.rollouts.Rows())}
+		return nil, invalid{fmt.Errorf("%d scores for %d completions", len(c.reward), c.rollouts.Rows())}
 	}
 	groups := datasets.Group.Get(c.rollouts)
 	c.order = make([]int32, len(groups))
@@ -56,7 +56,7 @@ func (a *Activities) completions(ctx context.Context, rounds []Round, maxTokens 
 	for i := range lengths {
 		lengths[i], entropy[i] = int32(len(tokens.Row(i))), entropies.Row(i)
 	}
-	c.batch, err = sampling.NewBatch(offsetsOf(pick(c.order, groups)), pick(c.order, datasets.Reward.Get(c.scores)), pick(c.order, lengths))
+	c.batch, err = sampling.NewBatch(offsetsOf(pick(c.order, groups)), pick(c.order, c.reward), pick(c.order, lengths))
 	if err != nil {
 		c.release()
 		return nil, err
@@ -64,7 +64,7 @@ func (a *Activities) completions(ctx context.Context, rounds []Round, maxTokens 
 	b := c.batch
 	b.Origin, b.HintLevel = pick(c.order, datasets.Origin.Get(c.rollouts)), pick(c.order, datasets.HintLevel.Get(c.rollouts))
 	b.Entropy, b.MaxTokens = pick(c.order, entropy), maxTokens
-	for i, verdict := range pick(c.order, datasets.Verdict.Get(c.scores)) {
+	for i, verdict := range pick(c.order, c.verdict) {
 		b.Correct[i] = verdict == string(reward.Correct)
 	}
 	return c, nil

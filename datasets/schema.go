@@ -81,14 +81,15 @@ var (
 
 // How a completion is judged and used.
 var (
-	Reward     = Column[float64]{"reward"}    // of the verifier
-	Verdict    = Column[string]{"verdict"}    // correct, wrong, no_answer, timeout or error
-	Extracted  = Column[string]{"extracted"}  // the answer the verifier read
-	Advantage  = Column[float64]{"advantage"} // of every token of the completion
-	Kept       = Column[bool]{"kept"}         // trained on
-	Reason     = Column[string]{"reason"}     // why it was not kept, "" when it was
-	TokensKept = Column[int32]{"tokens_kept"} // tokens trained on
-	Greedy     = Column[bool]{"greedy"}       // decoded at temperature 0
+	Reward        = Column[float64]{"reward"}        // of the verifier
+	Verdict       = Column[string]{"verdict"}        // correct, wrong, no_answer, timeout or error
+	Extracted     = Column[string]{"extracted"}      // the answer the verifier read
+	VerdictReason = Column[string]{"verdict_reason"} // what made the verdict, such as too_long or time_limit; "" = the meaning of the answer
+	Advantage     = Column[float64]{"advantage"}     // of every token of the completion
+	Kept          = Column[bool]{"kept"}             // trained on
+	Reason        = Column[string]{"reason"}         // why it was not kept, "" when it was
+	TokensKept    = Column[int32]{"tokens_kept"}     // tokens trained on
+	Greedy        = Column[bool]{"greedy"}           // decoded at temperature 0
 
 	// Per completion token: 0 = trained on, else why not, as sampling.TokenReason
 	// numbers it. An absent column means that all tokens of kept completions are.
@@ -99,6 +100,11 @@ var (
 	ObjectiveShift = ListColumn[float32]{"objective_shift"} // m_H
 	PolicyShift    = ListColumn[float32]{"policy_shift"}    // m_F
 )
+
+// RewardPart is the column of one named part of a reward, before its weight; NaN where a verdict has no such part.
+func RewardPart(name string) Column[float64] { return Column[float64]{rewardPart + name} }
+
+const rewardPart = "reward_"
 
 // What the curriculum knows about a problem.
 var (
@@ -145,6 +151,7 @@ type Kind struct {
 	Name     string
 	Columns  []AnyColumn
 	Optional []string // names of the columns a table may lack
+	Prefix   string   // columns of float64 whose names start so may follow those declared; "" = none
 }
 
 // Kinds returns all kinds.
@@ -156,7 +163,7 @@ func Kinds() []Kind {
 				PromptTokens, Attempts, Successes, PassRate, PassRateLow, PassRateHigh, Split, NearDuplicateOf, ContaminatedBy)},
 		{Name: KindProposals, Columns: []AnyColumn{Group, ProblemID, ProblemIndex, Level, Prompt, Answer, Verifier, Origin, Parent, HintLevel, NumGenerations, FirstSample, Prefill, Purpose}},
 		{Name: KindRollouts, Columns: []AnyColumn{Group, Sample, ProblemID, Level, Origin, Parent, HintLevel, PolicyVersion, PromptIDs, CompletionIDs, LogProbs, Entropies, Completion, FinishReason}},
-		{Name: KindScores, Columns: []AnyColumn{Reward, Verdict, Extracted}},
+		{Name: KindScores, Columns: []AnyColumn{Reward, Verdict, Extracted, VerdictReason}, Optional: names(VerdictReason), Prefix: rewardPart},
 		{Name: KindAssessments, Columns: []AnyColumn{ProblemID, Level, Visits, Attempts, Successes, PassRate, PassRateAverage, LastStep, Bucket, PosteriorAlpha, PosteriorBeta, Stagnation, HintNeeded, HintedStep, GraduatedStep}},
 		{Name: KindSelections, Columns: []AnyColumn{Group, Sample, ProblemID, Origin, Parent, HintLevel, PolicyVersion, Reward, Advantage, Kept, Reason, TokensKept, TokenReasons, KLScale, OriginalPrompt, ObjectiveShift, PolicyShift},
 			Optional: names(TokenReasons, KLScale, OriginalPrompt, ObjectiveShift, PolicyShift)},
@@ -191,9 +198,13 @@ func LookupKind(name string) (Kind, error) {
 // layout checks that the columns named, in any order, make a table of this kind, and
 // returns their declarations in the kind's order.
 func (k Kind) layout(names []string) ([]AnyColumn, error) {
+	var further []AnyColumn
 	for i, name := range names {
 		if !slices.ContainsFunc(k.Columns, func(c AnyColumn) bool { return c.String() == name }) {
-			return nil, fmt.Errorf("%s has no column %.80q", k.Name, name)
+			if k.Prefix == "" || !strings.HasPrefix(name, k.Prefix) {
+				return nil, fmt.Errorf("%s has no column %.80q", k.Name, name)
+			}
+			further = append(further, Column[float64]{name})
 		}
 		if slices.Contains(names[:i], name) {
 			return nil, fmt.Errorf("%s: column %q is given twice", k.Name, name)
@@ -208,7 +219,7 @@ func (k Kind) layout(names []string) ([]AnyColumn, error) {
 			return nil, fmt.Errorf("%s: column %q is missing", k.Name, c)
 		}
 	}
-	return present, nil
+	return append(present, further...), nil
 }
 
 // ArrowType is the Arrow type of a column, as Arrow names it.

@@ -86,6 +86,14 @@ func (f Format) Value(completion string, _ bool) float64 {
 	return float64(b2i(f.Pattern.MatchString(completion)))
 }
 
+// Count is how many stretches of a completion Pattern matches. With a weight below zero it makes tool calls cost.
+type Count struct{ Pattern *regexp.Regexp }
+
+// Value implements [Shape].
+func (c Count) Value(completion string, _ bool) float64 {
+	return float64(len(c.Pattern.FindAllStringIndex(completion, -1)))
+}
+
 // Unit is what lengths are counted in.
 type Unit string
 

@@ -130,7 +130,8 @@ func TestComposite(t *testing.T) {
 		{"name": "format", "weight": 0.1, "format": "(?s)^<think>.*</think>"},
 		{"name": "brief", "weight": 0.5, "length": {"max": 100}},
 		{"name": "cosine", "weight": 2, "cosine": {"max": 100, "correct_short": 1, "correct_long": 0.5, "wrong_short": -1, "wrong_long": 0, "exceeded": -2}},
-		{"name": "overlong", "overlong": {"max": 60, "buffer": 20}}]}`)
+		{"name": "overlong", "overlong": {"max": 60, "buffer": 20}},
+		{"name": "closed", "weight": -0.01, "count": "</think>"}]}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,17 +143,17 @@ func TestComposite(t *testing.T) {
 		outcome    Outcome
 		parts      []float64
 	}{
-		{body(50, `\boxed{4}`), Correct, []float64{1, 1, 0.5, 0.75, -0.5}},
-		{body(50, `\boxed{5}`), Wrong, []float64{0, 1, 0.5, -0.5, -0.5}},
-		{body(100, `4`), NoAnswer, []float64{0, 1, 0, -2, -1}},
-		{"", NoAnswer, []float64{0, 0, 1, -1, 0}},
+		{body(50, `\boxed{4}`), Correct, []float64{1, 1, 0.5, 0.75, -0.5, 1}},
+		{body(50, `\boxed{5}`), Wrong, []float64{0, 1, 0.5, -0.5, -0.5, 1}},
+		{body(100, `4`), NoAnswer, []float64{0, 1, 0, -2, -1, 1}},
+		{"", NoAnswer, []float64{0, 0, 1, -1, 0, 0}},
 	} {
 		got, err := composite.Verify(t.Context(), tt.completion, "4")
-		if err != nil || got.Outcome != tt.outcome || len(got.Parts) != 5 {
+		if err != nil || got.Outcome != tt.outcome || len(got.Parts) != 6 {
 			t.Fatalf("%q: %+v, %v", tt.completion, got, err)
 		}
 		sum := 0.0
-		for i, weight := range []float64{1, 0.1, 0.5, 2, 1} {
+		for i, weight := range []float64{1, 0.1, 0.5, 2, 1, -0.01} {
 			sum += weight * tt.parts[i]
 			if math.Abs(got.Parts[i].Value-tt.parts[i]) > 1e-12 {
 				t.Errorf("%q: %s = %v, want %v", tt.completion, got.Parts[i].Name, got.Parts[i].Value, tt.parts[i])
@@ -187,4 +188,39 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
+}
+
+// Settings are a verifier or an error, and the verifier of any settings judges any answer.
+func FuzzOpen(f *testing.F) {
+	f.Add(`{"verifier": "composite", "terms": [{"name": "a", "verify": "math"}, {"name": "b", "weight": -1, "count": "x"}]}`, `\boxed{2}`, "2")
+	f.Add(`{"verifier": "composite", "terms": [{"name": "a", "cosine": {"max": 1e300}}, {"name": "b", "overlong": {"max": 5, "buffer": 5}}]}`, "x", "")
+	f.Add(`{"verifier": "math", "places": ["last"], "decimals": 15}`, "1/3", "0.333")
+	f.Fuzz(func(t *testing.T, settings, completion, answer string) {
+		v, err := parseSpec(settings)
+		if err != nil {
+			return
+		}
+		switch v.(type) {
+		case Math, Composite:
+		default:
+			return // would run programs or call services
+		}
+		if got, err := v.Verify(t.Context(), completion, answer); (err != nil) != (got.Outcome == Error) {
+			t.Fatalf("inconsistent: %+v, %v", got, err)
+		}
+	})
+}
+
+// What is meant to be a program or tests is read or refused.
+func FuzzCodeReading(f *testing.F) {
+	f.Add("```python\nprint(1)\n```", `{"tests": [{"stdin": "", "stdout": "1"}]}`)
+	f.Add("print(1)", "assert f(1) == 2")
+	f.Fuzz(func(t *testing.T, completion, answer string) {
+		if program, ok := findProgram(completion); ok && !strings.Contains(completion, program) {
+			t.Errorf("the program %q is not in %q", program, completion)
+		}
+		if tests, err := readTests(answer); err == nil && len(tests.Tests)+len(tests.Asserts) == 0 {
+			t.Errorf("%q has no tests and no error", answer)
+		}
+	})
 }

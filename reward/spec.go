@@ -50,6 +50,7 @@ type term struct {
 	Weight   *float64      `json:"weight,omitempty"`
 	Verify   any           `json:"verify,omitempty"` // a name, or a spec
 	Format   string        `json:"format,omitempty"`
+	Count    string        `json:"count,omitempty"`
 	Length   *Length       `json:"length,omitempty"`
 	Cosine   *CosineLength `json:"cosine,omitempty"`
 	Overlong *Overlong     `json:"overlong,omitempty"`
@@ -68,6 +69,7 @@ var opened sync.Map
 //	{"verifier": "composite", "terms": [
 //	  {"name": "correct", "verify": "math"},
 //	  {"name": "format", "weight": 0.1, "format": "(?s)<think>.*</think>"},
+//	  {"name": "tools", "weight": -0.05, "count": "<tool_call>"},
 //	  {"name": "overlong", "weight": 0.5, "overlong": {"max": 16000, "buffer": 2000}}]}
 //
 // Unknown fields, and fields that the verifier does not take, are errors.
@@ -189,6 +191,14 @@ func (s spec) composite() (Verifier, error) {
 			}
 			out.Shape = Format{pattern}
 		}
+		if t.Count != "" {
+			kinds++
+			pattern, err := regexp.Compile(t.Count)
+			if err != nil {
+				return nil, fmt.Errorf("term %s: %w", t.Name, err)
+			}
+			out.Shape = Count{pattern}
+		}
 		if t.Length != nil {
 			kinds++
 			out.Shape = *t.Length
@@ -211,7 +221,7 @@ func (s spec) composite() (Verifier, error) {
 			}
 		}
 		if kinds != 1 {
-			return nil, fmt.Errorf("term %s: expected one of verify, format, length, cosine, overlong", t.Name)
+			return nil, fmt.Errorf("term %s: expected one of verify, format, count, length, cosine, overlong", t.Name)
 		}
 		c.Terms = append(c.Terms, out)
 	}
