@@ -110,7 +110,7 @@ func demonstration(t *policy.Tokenizer, prompt, solution string, context int) (p
 	if err != nil {
 		return policy.Sample{}, err
 	}
-	c, err := t.Encode(solution)
+	c, err := t.EncodeMore(solution)
 	if err != nil {
 		return policy.Sample{}, err
 	}

@@ -32,8 +32,9 @@ type Policies struct {
 	trainers []cachedTrainer // newest last
 	counted  Loads
 
-	tokenizer     *policy.Tokenizer // the one last read
-	tokenizerHash string
+	tokenizer *policy.Tokenizer // the one last read, the shape beside it
+	shape     policy.Config
+	readerKey string // the hashes of their files
 }
 
 // Loads counts where policy versions came from.

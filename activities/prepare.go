@@ -368,7 +368,7 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 		VocabSize: tokenizer.Size(), HiddenSize: plan.Model.HiddenSize, IntermediateSize: plan.Model.IntermediateSize,
 		NumHiddenLayers: plan.Model.NumHiddenLayers, NumAttentionHeads: plan.Model.NumAttentionHeads, NumKeyValueHeads: plan.Model.NumKeyValueHeads,
 		MaxPositionEmbeddings: need.Context, RMSNormEps: 1e-6, RopeTheta: plan.Model.RopeTheta, TieWordEmbeddings: plan.Model.TieWordEmbeddings,
-		EOSTokenID: &eos, PadTokenID: &pad,
+		EOSTokenID: policy.TokenIDs{eos}, PadTokenID: &pad,
 	}
 	if err := c.Validate(); err != nil {
 		return nil, invalid{fmt.Errorf("model: %w", err)}

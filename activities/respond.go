@@ -165,7 +165,7 @@ func rewriter(p *curriculum.Problems, row int32, simplify bool) (prompt, prefill
 // length is how many tokens a text has; of one that the policy cannot read, its
 // characters.
 func length(t *policy.Tokenizer, text string) int {
-	ids, err := t.Encode(text)
+	ids, err := t.EncodeMore(text)
 	if err != nil {
 		return len([]rune(text))
 	}
@@ -179,34 +179,23 @@ func (p *Policies) reader(ctx context.Context, ref datasets.Ref) (*policy.Tokeni
 	if err != nil {
 		return nil, policy.Config{}, fmt.Errorf("load policy: %w", err)
 	}
-	file := func(name string) ([]byte, error) {
-		raw, err := datasets.LoadBlob(ctx, p.store, m.Files[name])
-		if err != nil {
-			return nil, fmt.Errorf("load policy: %s: %w", name, err)
-		}
-		return raw, nil
+	var key string
+	for _, name := range []string{policy.ConfigFile, policy.GenerationFile, policy.TokenizerFile, policy.TokenizerConfigFile, policy.ChatTemplateFile} {
+		key += m.Files[name].Hash + "\n"
 	}
-	raw, err := file(policy.ConfigFile)
-	if err != nil {
-		return nil, policy.Config{}, err
+	p.mu.Lock()
+	t, c, known := p.tokenizer, p.shape, p.readerKey == key
+	p.mu.Unlock()
+	if known {
+		return t, c, nil
 	}
-	config, err := policy.ReadConfig(raw)
-	if err != nil {
-		return nil, config, fmt.Errorf("load policy: %w", err)
-	}
-	if raw, err = file(policy.TokenizerFile); err != nil {
-		return nil, config, err
+	if t, c, err = policy.LoadTokenizer(ctx, p.store, m); err != nil {
+		return nil, c, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.tokenizerHash != m.Files[policy.TokenizerFile].Hash {
-		t, err := policy.ReadTokenizer(raw)
-		if err != nil {
-			return nil, config, fmt.Errorf("load policy: %w", err)
-		}
-		p.tokenizer, p.tokenizerHash = t, m.Files[policy.TokenizerFile].Hash
-	}
-	return p.tokenizer, config, nil
+	p.tokenizer, p.shape, p.readerKey = t, c, key
+	return t, c, nil
 }
 
 // posable are prompts of all that the plan's responding stages may pose of the

@@ -54,7 +54,7 @@ func TestReadConfigOfQwen(t *testing.T) {
 	want := Config{
 		VocabSize: 151936, HiddenSize: 896, IntermediateSize: 4864, NumHiddenLayers: 24,
 		NumAttentionHeads: 14, NumKeyValueHeads: 2, MaxPositionEmbeddings: 32768,
-		RMSNormEps: 1e-6, RopeTheta: 1e6, TieWordEmbeddings: true, BOSTokenID: &bos, EOSTokenID: &eos,
+		RMSNormEps: 1e-6, RopeTheta: 1e6, TieWordEmbeddings: true, BOSTokenID: &bos, EOSTokenID: TokenIDs{eos},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -67,7 +67,7 @@ func TestReadConfigOfQwen(t *testing.T) {
 func TestConfigRoundTrip(t *testing.T) {
 	c := tiny()
 	eos := int32(1)
-	c.EOSTokenID = &eos
+	c.EOSTokenID = TokenIDs{eos}
 	for _, c.TieWordEmbeddings = range []bool{false, true} {
 		got, err := ReadConfig(c.JSON())
 		if err != nil {
@@ -102,13 +102,14 @@ func TestReadConfigRefuses(t *testing.T) {
 		value any
 		want  string
 	}{
-		{"model_type", "llama", `model_type is "llama", want "qwen2"`},
+		{"model_type", "gemma", `model_type is "gemma", want "qwen2", "qwen3", "llama" or "mistral"`},
+		{"model_type", "", `model_type is "", want "qwen2"`},
 		{"architectures", []string{"Qwen2ForTokenClassification"}, "architectures is"},
 		{"hidden_act", "gelu", `hidden_act is "gelu", want "silu"`},
 		{"use_sliding_window", true, "use_sliding_window is true, want false"},
 		{"layer_types", []string{"full_attention", "sliding_attention"}, "layer_types is"},
 		{"rope_scaling", map[string]any{"type": "yarn", "factor": 4}, "rope_scaling is"},
-		{"rope_parameters", map[string]any{"rope_type": "yarn"}, `rope_parameters.rope_type is "yarn"`},
+		{"rope_parameters", map[string]any{"rope_type": "yarn"}, `rope_parameters is {"rope_type":"yarn"}, want rope_type default or llama3`},
 		{"use_mrope", true, "use_mrope is true"},
 		{"attention_dropout", 0.1, "attention_dropout is 0.1, want 0"},
 		{"quantization_config", map[string]any{"bits": 4}, "quantization_config is"},

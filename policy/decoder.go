@@ -81,13 +81,17 @@ func (f *fence) close(results []*Node) []*Node {
 
 // block is the weights of one layer, split for the graph.
 type block struct {
-	attentionNorm    *Node
-	query, queryBias [2]*Node // first and second half of each head's width
-	key, keyBias     [2]*Node
-	value, valueBias *Node
-	output           *Node
-	feedForwardNorm  *Node
-	gate, up, down   *Node
+	attentionNorm *Node
+	query, key    [2]*Node // first and second half of each head's width
+	value         *Node
+	// Of Qwen2, else nil.
+	queryBias, keyBias [2]*Node
+	valueBias          *Node
+	// Of Qwen3, else nil.
+	queryNorm, keyNorm [2]*Node
+	output             *Node
+	feedForwardNorm    *Node
+	gate, up, down     *Node
 }
 
 // network is all weights as graph nodes.
@@ -108,15 +112,23 @@ func (d decoder) network(inputs []*Node) network {
 	halves := func() [2]*Node { return [2]*Node{next(), next()} }
 	net := network{embedding: next(), blocks: make([]block, d.NumHiddenLayers)}
 	for i := range net.blocks {
-		net.blocks[i] = block{
-			attentionNorm: next(),
-			query:         halves(), queryBias: halves(),
-			key: halves(), keyBias: halves(),
-			value: next(), valueBias: next(),
-			output:          next(),
-			feedForwardNorm: next(),
-			gate:            next(), up: next(), down: next(),
+		b := block{attentionNorm: next()}
+		biased := d.attentionBias()
+		if b.query = halves(); biased {
+			b.queryBias = halves()
 		}
+		if b.key = halves(); biased {
+			b.keyBias = halves()
+		}
+		if b.value = next(); biased {
+			b.valueBias = next()
+		}
+		if d.headNorm() {
+			b.queryNorm, b.keyNorm = halves(), halves()
+		}
+		b.output, b.feedForwardNorm = next(), next()
+		b.gate, b.up, b.down = next(), next(), next()
+		net.blocks[i] = b
 	}
 	net.norm, net.head = next(), net.embedding
 	if !d.TieWordEmbeddings {
@@ -178,8 +190,16 @@ func (d decoder) attentionInputs(b block, x *Node, s stream, queries bool) (quer
 		biases = append(biases, b.queryBias[0], b.queryBias[1])
 	}
 	y := d.project(h, weights...)
-	for i := range y {
-		y[i] = Add(y[i], d.product(biases[i], Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, x.Shape().Dim(1)))))
+	if d.attentionBias() {
+		for i := range y {
+			y[i] = Add(y[i], d.product(biases[i], Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, x.Shape().Dim(1)))))
+		}
+	}
+	if d.headNorm() {
+		y[1], y[2] = d.normHeads(y[1], y[2], b.keyNorm)
+		if queries {
+			y[3], y[4] = d.normHeads(y[3], y[4], b.queryNorm)
+		}
 	}
 	kv, group, dh := d.NumKeyValueHeads, d.NumAttentionHeads/d.NumKeyValueHeads, d.HeadDim()
 
@@ -196,6 +216,22 @@ func (d decoder) attentionInputs(b block, x *Node, s stream, queries bool) (quer
 		query = Reshape(query, kv*s.sequences()*group*s.length, dh)
 	}
 	return query, key, value
+}
+
+// normHeads is rmsNorm of every head for itself, with one weight for all. a and
+// b are the first and second halves of all heads, [heads·dh/2, N].
+func (d decoder) normHeads(a, b *Node, w [2]*Node) (*Node, *Node) {
+	half, n := d.HeadDim()/2, a.Shape().Dim(1)
+	heads := a.Shape().Dim(0) / half
+	a, b = Reshape(a, heads, half, n), Reshape(b, heads, half, n)
+	ones := Ones(a.Graph(), shapes.Make(dtypes.Float32, heads, 1, half))
+	mean := MulScalar(d.product(ones, Add(Mul(a, a), Mul(b, b))), 1/float64(d.HeadDim())) // [heads, 1, N]
+	inverse := Reciprocal(Sqrt(AddScalar(mean, d.RMSNormEps)))
+	scaled := func(x, w *Node) *Node {
+		all := d.product(Ones(x.Graph(), shapes.Make(dtypes.Float32, heads, 1)), Reshape(w, 1, half))
+		return Reshape(Mul(x, d.product(Reshape(all, heads, half, 1), inverse)), heads*half, n)
+	}
+	return scaled(a, w[0]), scaled(b, w[1])
 }
 
 // rotate applies rotary positions (arXiv:2104.09864) in Hugging Face's
@@ -266,7 +302,7 @@ func (d decoder) attend(query *Node, segments ...segment) *Node {
 func (d decoder) finish(b block, x, attended *Node, s stream) *Node {
 	kv, group, dh := d.NumKeyValueHeads, d.NumAttentionHeads/d.NumKeyValueHeads, d.HeadDim()
 	a := TransposeAllAxes(Reshape(attended, kv, s.sequences(), group, s.length, dh), 0, 2, 4, 1, 3)
-	x = Add(x, d.product(b.output, Reshape(a, d.HiddenSize, s.sequences()*s.length)))
+	x = Add(x, d.product(b.output, Reshape(a, d.NumAttentionHeads*dh, s.sequences()*s.length)))
 	y := d.project(d.rmsNorm(x, b.feedForwardNorm), b.gate, b.up)
 	return Add(x, d.product(b.down, Mul(Mul(y[0], Sigmoid(y[0])), y[1])))
 }

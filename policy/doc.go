@@ -1,6 +1,7 @@
 // Package policy is the language model that is trained: a decoder of the
-// Qwen2 architecture, its tokenizer, sampling, scoring, the clipped
-// policy-gradient update, and checkpoints in the Hugging Face layout.
+// architectures Qwen2, Qwen3, Llama and Mistral, its tokenizer, sampling,
+// scoring, the clipped policy-gradient update, and checkpoints in the Hugging
+// Face layout.
 //
 // Everything a checkpoint holds is plain data of this package (Config,
 // Weights, Tokenizer, State), read and written without a computing backend;

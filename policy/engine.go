@@ -85,13 +85,13 @@ func index(padded bool) int {
 	return 0
 }
 
-// rope tabulates cos and sin of position·θ^(−2i/dh) for i < dh/2 and positions
-// from start on, each [dh/2, length].
+// rope tabulates cos and sin of position·θ^(−2i/dh), scaled as RopeScaling has
+// it, for i < dh/2 and positions from start on, each [dh/2, length].
 func (c Config) rope(start, length int) (cos, sin []float32) {
 	half := c.HeadDim() / 2
 	cos, sin = make([]float32, half*length), make([]float32, half*length)
 	for i := range half {
-		frequency := math.Pow(c.RopeTheta, -float64(i)/float64(half))
+		frequency := c.RopeScaling.scale(math.Pow(c.RopeTheta, -float64(i)/float64(half)))
 		for t := range length {
 			s, c := math.Sincos(float64(start+t) * frequency)
 			cos[i*length+t], sin[i*length+t] = float32(c), float32(s)

@@ -52,7 +52,7 @@ func TestGenerateAgreesWithScore(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s at %v", name, s.Temperature), func(t *testing.T) {
 				c := c
-				c.EOSTokenID = &eos // drawn now and then, so that batches are compacted
+				c.EOSTokenID = TokenIDs{eos} // drawn now and then, so that batches are compacted
 				e := newTestEngine(t, c, tinyWeights(c, 5))
 				prompts := repeatedPrompts(raggedRows(c, 4), 3)
 				done := 0
@@ -142,7 +142,7 @@ func TestGreedyAgreesWithReference(t *testing.T) {
 func TestGenerateDependsOnTheRowAlone(t *testing.T) {
 	c := tinyModels["grouped"]
 	eos := int32(1)
-	c.EOSTokenID = &eos
+	c.EOSTokenID = TokenIDs{eos}
 	e := newTestEngine(t, c, tinyWeights(c, 5))
 	s := Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 24}
 	prompts := repeatedPrompts(raggedRows(c, 9), 2)

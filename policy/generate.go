@@ -33,8 +33,8 @@ const (
 	FinishLength = "length" // max_completion_length was reached
 )
 
-// Generate samples one completion per prompt, in order. The end token is
-// Config.EOSTokenID; without one, every completion runs to its full length.
+// Generate samples one completion per prompt, in order. Each of
+// Config.EOSTokenID ends one; without any, all run to their full length.
 //
 // A row depends on its own prompt and stream, the weights and the settings;
 // the batch around it changes at most the rounding of its logits, and equal
@@ -115,7 +115,7 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 			r.IDs, r.LogProbs, r.Entropies = append(r.IDs, token), append(r.LogProbs, logprob), append(r.Entropies, entropy)
 			tokens[place] = token
 			switch {
-			case e.decoder.EOSTokenID != nil && token == *e.decoder.EOSTokenID:
+			case slices.Contains(e.decoder.EOSTokenID, token):
 				r.FinishReason = FinishStop
 			case len(r.IDs) == s.MaxCompletionLength:
 				r.FinishReason = FinishLength

@@ -8,7 +8,7 @@ import (
 )
 
 // reference is the decoder written down directly, one sequence at a time in
-// float64, from the description of Qwen2 and not from the graph.
+// float64, from the descriptions of the architectures and not from the graph.
 type reference struct {
 	c Config
 	w map[string][]float32
@@ -48,13 +48,40 @@ func (r reference) norm(name string, x []float64) []float64 {
 	return y
 }
 
+// stretched is a frequency as Llama 3.1 scales it.
+func (r reference) stretched(f float64) float64 {
+	s := r.c.RopeScaling
+	wavelength := 2 * math.Pi / f
+	switch old := s.OriginalMaxPositionEmbeddings; {
+	case s.RopeType == "" || wavelength < old/s.HighFreqFactor:
+		return f
+	case wavelength > old/s.LowFreqFactor:
+		return f / s.Factor
+	default:
+		smooth := (old/wavelength - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
+		return (1-smooth)*f/s.Factor + smooth*f
+	}
+}
+
+// heads is x, every head of it normalized where the architecture does so.
+func (r reference) heads(name string, x []float64) []float64 {
+	if r.c.ModelType != Qwen3 {
+		return x
+	}
+	var y []float64
+	for h := range len(x) / r.c.HeadDim() {
+		y = append(y, r.norm(name, x[h*r.c.HeadDim():(h+1)*r.c.HeadDim()])...)
+	}
+	return y
+}
+
 // rotary is x·cos + rotate_half(x)·sin on every head.
 func (r reference) rotary(x []float64, position int) []float64 {
 	dh := r.c.HeadDim()
 	y := make([]float64, len(x))
 	cos, sin := make([]float64, dh), make([]float64, dh)
 	for i := range dh {
-		sin[i], cos[i] = math.Sincos(float64(position) / math.Pow(r.c.RopeTheta, float64(2*(i%(dh/2)))/float64(dh)))
+		sin[i], cos[i] = math.Sincos(float64(position) * r.stretched(1/math.Pow(r.c.RopeTheta, float64(2*(i%(dh/2)))/float64(dh))))
 	}
 	for h := 0; h < len(x); h += dh {
 		for i := range dh {
@@ -83,12 +110,12 @@ func (r reference) hidden(ids []int32) [][]float64 {
 		var q, k, v [][]float64
 		for t := range x {
 			h := r.norm(block+"input_layernorm", x[t])
-			q = append(q, r.rotary(r.linear(block+"self_attn.q_proj", h), t))
-			k = append(k, r.rotary(r.linear(block+"self_attn.k_proj", h), t))
+			q = append(q, r.rotary(r.heads(block+"self_attn.q_norm", r.linear(block+"self_attn.q_proj", h)), t))
+			k = append(k, r.rotary(r.heads(block+"self_attn.k_norm", r.linear(block+"self_attn.k_proj", h)), t))
 			v = append(v, r.linear(block+"self_attn.v_proj", h))
 		}
 		for t := range x {
-			mixed := make([]float64, d)
+			mixed := make([]float64, r.c.NumAttentionHeads*dh)
 			for head := range r.c.NumAttentionHeads {
 				own, shared := head*dh, head/group*dh
 				p, total := make([]float64, t+1), 0.0
@@ -162,6 +189,9 @@ var tinyModels = map[string]Config{
 	"tied":      {VocabSize: 11, HiddenSize: 16, IntermediateSize: 24, NumHiddenLayers: 2, NumAttentionHeads: 2, NumKeyValueHeads: 2, MaxPositionEmbeddings: 512, RMSNormEps: 1e-6, RopeTheta: 1000, TieWordEmbeddings: true},
 	"grouped":   {VocabSize: 13, HiddenSize: 24, IntermediateSize: 20, NumHiddenLayers: 3, NumAttentionHeads: 6, NumKeyValueHeads: 2, MaxPositionEmbeddings: 512, RMSNormEps: 1e-5, RopeTheta: 10000},
 	"one layer": {VocabSize: 7, HiddenSize: 8, IntermediateSize: 12, NumHiddenLayers: 1, NumAttentionHeads: 2, NumKeyValueHeads: 1, MaxPositionEmbeddings: 512, RMSNormEps: 1e-6, RopeTheta: 100},
+	"qwen3":     {ModelType: Qwen3, VocabSize: 11, HiddenSize: 12, IntermediateSize: 20, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 2, HeadWidth: 6, MaxPositionEmbeddings: 512, RMSNormEps: 1e-6, RopeTheta: 1000},
+	"llama": {ModelType: Llama, VocabSize: 11, HiddenSize: 16, IntermediateSize: 20, NumHiddenLayers: 2, NumAttentionHeads: 2, NumKeyValueHeads: 1, MaxPositionEmbeddings: 512, RMSNormEps: 1e-5, RopeTheta: 500,
+		RopeScaling: RopeScaling{RopeType: "llama3", Factor: 8, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPositionEmbeddings: 64}},
 }
 
 // tinyWeights are random in every element, norms and biases included, so that

@@ -22,16 +22,39 @@ type tensorHeader struct {
 	Offsets []int  `json:"data_offsets"` // [begin, end) in the data after the header
 }
 
-// EncodeSafetensors writes tensors, in the order given, as a safetensors file:
+// DType is what a file holds numbers as, named as PyTorch names it.
+type DType string
+
+// The values of DType that are written.
+const (
+	Float32  DType = "float32"
+	BFloat16 DType = "bfloat16" // rounded to the nearest, ties to even
+)
+
+// width is the size of a number in bytes.
+func (d DType) width() int {
+	if d == BFloat16 {
+		return 2
+	}
+	return 4
+}
+
+// EncodeSafetensors is EncodeSafetensorsAs with float32, which loses nothing.
+func EncodeSafetensors(ts []Tensor, meta map[string]string) []byte {
+	return EncodeSafetensorsAs(ts, meta, Float32)
+}
+
+// EncodeSafetensorsAs writes tensors, in the order given, as a safetensors file:
 //
 //	8 bytes   length n of the header, little-endian
 //	n bytes   header: JSON, padded with spaces so that the data is 8-byte aligned
-//	the rest  the tensors' data, float32, little-endian
+//	the rest  the tensors' data, little-endian
 //
 // meta becomes __metadata__ and may be nil. Equal tensors and meta give equal
 // bytes. It panics if the data of a tensor does not fill its shape, or if two
 // tensors have one name.
-func EncodeSafetensors(ts []Tensor, meta map[string]string) []byte {
+func EncodeSafetensorsAs(ts []Tensor, meta map[string]string, dtype DType) []byte {
+	name := map[DType]string{Float32: "F32", BFloat16: "BF16"}[dtype]
 	header := []byte("{")
 	entry := func(key string, value any) {
 		if len(header) > 1 {
@@ -50,9 +73,9 @@ func EncodeSafetensors(ts []Tensor, meta map[string]string) []byte {
 				t.Name, len(t.Data), t.Shape))
 		}
 		seen[t.Name] = true
-		end := size + 4*len(t.Data)
+		end := size + dtype.width()*len(t.Data)
 		// A scalar's shape is [] in the file, never null.
-		entry(t.Name, tensorHeader{"F32", append([]int{}, t.Shape...), []int{size, end}})
+		entry(t.Name, tensorHeader{name, append([]int{}, t.Shape...), []int{size, end}})
 		size = end
 	}
 	header = append(header, '}')
@@ -65,7 +88,12 @@ func EncodeSafetensors(ts []Tensor, meta map[string]string) []byte {
 	out = append(out, header...)
 	for _, t := range ts {
 		for _, x := range t.Data {
-			out = binary.LittleEndian.AppendUint32(out, math.Float32bits(x))
+			bits := math.Float32bits(x)
+			if dtype == BFloat16 { // the upper half of a float32
+				out = binary.LittleEndian.AppendUint16(out, uint16((bits+0x7fff+bits>>16&1)>>16))
+			} else {
+				out = binary.LittleEndian.AppendUint32(out, bits)
+			}
 		}
 	}
 	return out
@@ -89,30 +117,44 @@ func appendJSON(dst []byte, v any) []byte {
 // name, and data that the tensors fill without gap, overlap or remainder. An
 // error names the tensor.
 func DecodeSafetensors(data []byte) ([]Tensor, map[string]string, error) {
-	tensors, meta, err := decodeSafetensors(data)
+	return readSafetensors(bytes.NewReader(data), int64(len(data)))
+}
+
+// readSafetensors is DecodeSafetensors of a file, of which no more than one
+// tensor is held as it lies there.
+func readSafetensors(r io.ReaderAt, size int64) ([]Tensor, map[string]string, error) {
+	tensors, meta, err := decodeSafetensors(r, size)
 	if err != nil {
 		return nil, nil, fmt.Errorf("safetensors: %w", err)
 	}
 	return tensors, meta, nil
 }
 
-func decodeSafetensors(data []byte) ([]Tensor, map[string]string, error) {
-	if len(data) < 8 {
-		return nil, nil, fmt.Errorf("file of %d bytes, want at least the 8 of the header length", len(data))
+func decodeSafetensors(r io.ReaderAt, size int64) ([]Tensor, map[string]string, error) {
+	if size < 8 {
+		return nil, nil, fmt.Errorf("file of %d bytes, want at least the 8 of the header length", size)
 	}
-	n := binary.LittleEndian.Uint64(data)
-	body := data[8:]
+	var length [8]byte
+	if err := readFull(r, length[:], 0); err != nil {
+		return nil, nil, err
+	}
+	n := binary.LittleEndian.Uint64(length[:])
 	switch {
 	case n > maxHeader:
 		return nil, nil, fmt.Errorf("header of %d bytes, want at most %d: not a safetensors file", n, maxHeader)
-	case n > uint64(len(body)):
-		return nil, nil, fmt.Errorf("header of %d bytes, but only %d follow: truncated file", n, len(body))
+	case n > uint64(size-8):
+		return nil, nil, fmt.Errorf("header of %d bytes, but only %d follow: truncated file", n, size-8)
 	}
-	headers, meta, err := decodeHeader(body[:n])
+	header := make([]byte, n)
+	if err := readFull(r, header, 8); err != nil {
+		return nil, nil, err
+	}
+	headers, meta, err := decodeHeader(header)
 	if err != nil {
 		return nil, nil, fmt.Errorf("header: %w", err)
 	}
-	body = body[n:]
+	start := 8 + int64(n)
+	body := int(size - start)
 
 	slices.SortStableFunc(headers, func(a, b namedHeader) int {
 		if a.begin != b.begin {
@@ -126,16 +168,28 @@ func decodeSafetensors(data []byte) ([]Tensor, map[string]string, error) {
 		switch {
 		case h.begin != next:
 			return nil, nil, fmt.Errorf("tensor %s: data_offsets start at %d, want %d: data must be contiguous", h.name, h.begin, next)
-		case h.end > len(body):
-			return nil, nil, fmt.Errorf("tensor %s: data_offsets end at %d, but the file holds %d bytes of data: truncated file", h.name, h.end, len(body))
+		case h.end > body:
+			return nil, nil, fmt.Errorf("tensor %s: data_offsets end at %d, but the file holds %d bytes of data: truncated file", h.name, h.end, body)
 		}
-		tensors = append(tensors, Tensor{h.name, h.shape, h.convert(body[h.begin:h.end])})
+		data := make([]byte, h.end-h.begin)
+		if err := readFull(r, data, start+int64(h.begin)); err != nil {
+			return nil, nil, fmt.Errorf("tensor %s: %w", h.name, err)
+		}
+		tensors = append(tensors, Tensor{h.name, h.shape, h.convert(data)})
 		next = h.end
 	}
-	if next != len(body) {
-		return nil, nil, fmt.Errorf("%d bytes after the last tensor, want none", len(body)-next)
+	if next != body {
+		return nil, nil, fmt.Errorf("%d bytes after the last tensor, want none", body-next)
 	}
 	return tensors, meta, nil
+}
+
+// readFull fills data from a place of a file; its end is no error then.
+func readFull(r io.ReaderAt, data []byte, at int64) error {
+	if n, err := r.ReadAt(data, at); n < len(data) {
+		return err
+	}
+	return nil
 }
 
 // namedHeader is a checked tensorHeader: end − begin is what its shape takes.

@@ -11,7 +11,7 @@ import (
 )
 
 // slot is one graph input for weights: a matrix, cut out of a weight tensor.
-// Vectors become columns. Query and key projections take two slots, the first
+// Vectors become columns. Query and key projections and norms take two slots, the first
 // and the second half of each head, since rotary positions pair those halves
 // and cutting activations apart costs more than cutting weights.
 type slot struct {
@@ -34,6 +34,8 @@ func (c Config) slots() []slot {
 			s.heads = c.NumAttentionHeads
 		case strings.Contains(p.Name, ".k_proj."):
 			s.heads = c.NumKeyValueHeads
+		case strings.Contains(p.Name, ".q_norm."), strings.Contains(p.Name, ".k_norm."):
+			s.heads = 1
 		}
 		if s.heads == 0 {
 			slots = append(slots, s)

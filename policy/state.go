@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,6 +24,9 @@ type State struct {
 	Moments1  Weights // first moments of Adam, like Weights; nil: fresh
 	Moments2  Weights // second moments of Adam; nil if and only if Moments1 is
 	Step      int64   // optimizer steps taken
+	// Generation is the generation_config.json of a policy that came with one, kept
+	// for those it is given back to. Its end tokens are in Config.
+	Generation json.RawMessage
 }
 
 // HeadMoments are Adam's moments of the LM head, each [VocabSize, HiddenSize]
@@ -45,11 +50,24 @@ func (s *State) HeadMoments() (first, second []float32) {
 // The files of a checkpoint: the Hugging Face layout, and the optimizer.
 const (
 	ConfigFile          = "config.json"
-	WeightsFile         = "model.safetensors"
+	WeightsFile         = "model.safetensors" // large ones are cut, see shards
 	TokenizerFile       = "tokenizer.json"
-	TokenizerConfigFile = "tokenizer_config.json" // for Python's PreTrainedTokenizerFast; not read here
+	TokenizerConfigFile = "tokenizer_config.json"
+	ChatTemplateFile    = "chat_template.jinja"
+	GenerationFile      = "generation_config.json"
 	OptimizerFile       = "optimizer.safetensors"
 )
+
+// Format is how weights are written. The zero value is float32 in files of up to
+// 2 GiB.
+type Format struct {
+	DType      DType // empty: float32
+	ShardBytes int64 // greatest size of a file of weights, in bytes, unless one tensor is larger; 0: 2 GiB
+}
+
+// shardBytes keeps what is held in memory beside the weights small, and objects
+// within what every store takes.
+const shardBytes = 2 << 30
 
 // KindPolicy is the Ref.Kind of a policy version.
 const KindPolicy = "policy"
@@ -82,8 +100,8 @@ func (s *State) check() error {
 		return fmt.Errorf("%s: %d tokens, want at most the vocab_size of %s, %d",
 			TokenizerFile, s.Tokenizer.Size(), ConfigFile, s.Config.VocabSize)
 	}
-	if id := s.Config.EOSTokenID; id != nil && *id != s.Tokenizer.EOS() {
-		return fmt.Errorf("%s: eos_token_id is %d, want %d, the end token of %s", ConfigFile, *id, s.Tokenizer.EOS(), TokenizerFile)
+	if ids := s.Config.EOSTokenID; ids != nil && !slices.Contains(ids, s.Tokenizer.EOS()) {
+		return fmt.Errorf("%s: eos_token_id is %d, want %d, the end token of %s", ConfigFile, ids, s.Tokenizer.EOS(), TokenizerFile)
 	}
 	if err := s.Config.checkLayout(s.Weights); err != nil {
 		return fmt.Errorf("%s: %w", WeightsFile, err)
@@ -122,27 +140,45 @@ func (c Config) checkLayout(w Weights) error {
 	return nil
 }
 
-// file is one file of a checkpoint.
+// file is one file of a checkpoint. Large ones are encoded one at a time.
 type file struct {
-	name string
-	data []byte
+	name   string
+	encode func() []byte
 }
 
-// files encodes a state. Equal states give equal bytes. The optimizer's file is
-// left out of a policy that was never updated.
-func (s *State) files() ([]file, error) {
+// files are the files of a state. Equal states give equal bytes. The optimizer's
+// are left out of a policy that was never updated.
+func (s *State) files(f Format) ([]file, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	c := s.Config
-	eos, pad := s.Tokenizer.EOS(), s.Tokenizer.Pad()
-	c.EOSTokenID, c.PadTokenID = &eos, &pad
-	files := []file{
-		{ConfigFile, c.JSON()},
-		{WeightsFile, EncodeSafetensors(s.Weights, map[string]string{"format": "pt"})},
-		{TokenizerFile, s.Tokenizer.JSON()},
-		{TokenizerConfigFile, s.Tokenizer.configJSON(c.MaxPositionEmbeddings)},
+	if f.DType == "" {
+		f.DType = Float32
 	}
+	if f.DType != Float32 && f.DType != BFloat16 {
+		return nil, fmt.Errorf("dtype is %q, want %s or %s", f.DType, Float32, BFloat16)
+	}
+	if f.ShardBytes == 0 {
+		f.ShardBytes = shardBytes
+	}
+	c := s.Config
+	pad := s.Tokenizer.Pad()
+	c.PadTokenID = &pad
+	if c.EOSTokenID == nil {
+		c.EOSTokenID = TokenIDs{s.Tokenizer.EOS()}
+	}
+	var files []file
+	add := func(name string, data []byte) {
+		if data != nil {
+			files = append(files, file{name, func() []byte { return data }})
+		}
+	}
+	add(ConfigFile, c.json(f.DType))
+	files = append(files, f.shards(WeightsFile, s.Weights, map[string]string{"format": "pt"})...)
+	add(TokenizerFile, s.Tokenizer.JSON())
+	add(TokenizerConfigFile, s.Tokenizer.configJSON(c.MaxPositionEmbeddings))
+	add(ChatTemplateFile, s.Tokenizer.template)
+	add(GenerationFile, s.Generation)
 	if s.Moments1 != nil || s.Step != 0 {
 		var moments []Tensor
 		for i := range s.Moments1 {
@@ -150,8 +186,8 @@ func (s *State) files() ([]file, error) {
 			m1.Name, m2.Name = m1.Name+suffix1, m2.Name+suffix2
 			moments = append(moments, m1, m2)
 		}
-		meta := map[string]string{"format": "pt", "step": strconv.FormatInt(s.Step, 10)}
-		files = append(files, file{OptimizerFile, EncodeSafetensors(moments, meta)})
+		f.DType = Float32 // moments are of small use where they are rounded
+		files = append(files, f.shards(OptimizerFile, moments, map[string]string{"format": "pt", "step": strconv.FormatInt(s.Step, 10)})...)
 	}
 	return files, nil
 }
@@ -160,7 +196,12 @@ func (s *State) files() ([]file, error) {
 // knows what the special tokens are for. Load it there by
 // PreTrainedTokenizerFast: AutoTokenizer of version 5 goes by model_type alone
 // and takes every tokenizer of a qwen2 model for Qwen's own.
+//
+// What came with a checkpoint goes as it came.
 func (t *Tokenizer) configJSON(context int) []byte {
+	if t.bpe != nil {
+		return t.config
+	}
 	v := struct {
 		Class     string `json:"tokenizer_class"`
 		EOS       string `json:"eos_token"`
@@ -175,47 +216,32 @@ func (t *Tokenizer) configJSON(context int) []byte {
 	return append(appendJSON(nil, v), '\n')
 }
 
-// open returns the bytes of a file of a checkpoint; an error that wraps
-// fs.ErrNotExist if it has none.
-type open func(name string) ([]byte, error)
-
 // readState decodes a checkpoint; without moments if optimizer is false. Its
 // errors name the file and what was expected of it.
-func readState(read open, optimizer bool) (*State, error) {
+func readState(open open, optimizer bool) (*State, error) {
 	s := &State{}
-	in := func(name string, decode func(data []byte) error) error {
-		data, err := read(name)
-		if err == nil {
-			err = decode(data)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		return nil
-	}
-	if err := in(ConfigFile, func(data []byte) (err error) {
-		s.Config, err = ReadConfig(data)
-		return err
-	}); err != nil {
+	var err error
+	if s.Config, s.Generation, err = readShape(open); err != nil {
 		return nil, err
 	}
-	if err := in(TokenizerFile, func(data []byte) (err error) {
-		s.Tokenizer, err = ReadTokenizer(data)
-		return err
-	}); err != nil {
+	if s.Tokenizer, err = readTokenizer(open, &s.Config); err != nil {
 		return nil, err
 	}
-	if err := in(WeightsFile, func(data []byte) error {
-		tensors, _, err := DecodeSafetensors(data)
-		if err == nil {
-			s.Weights, err = s.Config.Arrange(tensors)
-		}
-		return err
-	}); err != nil {
+	tensors, _, err := readTensors(open, WeightsFile)
+	if err != nil {
 		return nil, err
+	}
+	if s.Weights, err = s.Config.Arrange(tensors); err != nil {
+		return nil, fmt.Errorf("%s: %w", WeightsFile, err)
 	}
 	if optimizer {
-		if err := in(OptimizerFile, s.decodeOptimizer); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		tensors, meta, err := readTensors(open, OptimizerFile)
+		if err == nil {
+			if err = s.setOptimizer(tensors, meta); err != nil {
+				err = fmt.Errorf("%s: %w", OptimizerFile, err)
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -225,12 +251,40 @@ func readState(read open, optimizer bool) (*State, error) {
 	return s, nil
 }
 
-// decodeOptimizer reads the moments and the step.
-func (s *State) decodeOptimizer(data []byte) error {
-	tensors, meta, err := DecodeSafetensors(data)
-	if err != nil {
-		return err
+// readShape reads config.json and, if there is one, generation_config.json,
+// whose end tokens take the place of the former's.
+func readShape(open open) (c Config, generation json.RawMessage, err error) {
+	data, err := open.all(ConfigFile)
+	if err == nil {
+		c, err = ReadConfig(data)
 	}
+	if err != nil {
+		return c, nil, fmt.Errorf("%s: %w", ConfigFile, err)
+	}
+	generation, err = open.all(GenerationFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil, nil
+	}
+	var g struct {
+		EOSTokenID TokenIDs `json:"eos_token_id"`
+	}
+	if err == nil {
+		err = json.Unmarshal(generation, &g)
+	}
+	if err != nil {
+		return c, nil, fmt.Errorf("%s: %w", GenerationFile, err)
+	}
+	if len(g.EOSTokenID) > 0 {
+		c.EOSTokenID = g.EOSTokenID
+		if err := c.Validate(); err != nil {
+			return c, nil, fmt.Errorf("%s: %w", GenerationFile, err)
+		}
+	}
+	return c, generation, nil
+}
+
+// setOptimizer takes the moments and the step.
+func (s *State) setOptimizer(tensors []Tensor, meta map[string]string) (err error) {
 	if s.Step, err = strconv.ParseInt(meta["step"], 10, 64); err != nil || s.Step < 0 {
 		return fmt.Errorf("__metadata__.step is %q, want a count of optimizer steps", meta["step"])
 	}
@@ -262,13 +316,13 @@ func (s *State) decodeOptimizer(data []byte) error {
 // then the manifest, whose Ref is the version. Equal states of equal lineage
 // have equal Refs, so saving twice is saving once.
 func SaveState(ctx context.Context, store datasets.Store, s *State, lineage datasets.Lineage) (datasets.Ref, error) {
-	files, err := s.files()
+	files, err := s.files(Format{})
 	if err != nil {
 		return datasets.Ref{}, fmt.Errorf("save policy: %w", err)
 	}
 	m := Manifest{Files: make(map[string]datasets.Ref, len(files)), Step: s.Step, Lineage: lineage}
 	for _, f := range files {
-		if m.Files[f.name], err = datasets.SaveBlob(ctx, store, f.data); err != nil {
+		if m.Files[f.name], err = datasets.SaveBlob(ctx, store, f.encode()); err != nil {
 			return datasets.Ref{}, fmt.Errorf("save policy: %s: %w", f.name, err)
 		}
 	}
@@ -300,6 +354,35 @@ func LoadManifest(ctx context.Context, store datasets.Store, ref datasets.Ref) (
 	return m, nil
 }
 
+// open reads the manifest's files.
+func (m Manifest) open(ctx context.Context, store datasets.Store) open {
+	return func(name string) (source, error) {
+		r, ok := m.Files[name]
+		if !ok {
+			return nil, fmt.Errorf("not in the manifest: %w", fs.ErrNotExist)
+		}
+		data, err := datasets.LoadBlob(ctx, store, r)
+		if err != nil {
+			return nil, err
+		}
+		return memory{bytes.NewReader(data)}, nil
+	}
+}
+
+// LoadTokenizer reads what is needed to know a policy's tokens: of a large
+// policy no more than some small files.
+func LoadTokenizer(ctx context.Context, store datasets.Store, m Manifest) (*Tokenizer, Config, error) {
+	c, _, err := readShape(m.open(ctx, store))
+	if err != nil {
+		return nil, c, fmt.Errorf("load policy: %w", err)
+	}
+	t, err := readTokenizer(m.open(ctx, store), &c)
+	if err != nil {
+		return nil, c, fmt.Errorf("load policy: %w", err)
+	}
+	return t, c, nil
+}
+
 // LoadState reads a policy version with its optimizer.
 func LoadState(ctx context.Context, store datasets.Store, ref datasets.Ref) (*State, error) {
 	return loadState(ctx, store, ref, true)
@@ -316,13 +399,7 @@ func loadState(ctx context.Context, store datasets.Store, ref datasets.Ref, opti
 	if err != nil {
 		return nil, err
 	}
-	s, err := readState(func(name string) ([]byte, error) {
-		r, ok := m.Files[name]
-		if !ok {
-			return nil, fmt.Errorf("not in the manifest: %w", fs.ErrNotExist)
-		}
-		return datasets.LoadBlob(ctx, store, r)
-	}, optimizer)
+	s, err := readState(m.open(ctx, store), optimizer)
 	var damaged *datasets.DamagedError
 	if errors.As(err, &damaged) { // a file is made anew with its policy
 		return nil, &datasets.DamagedError{Ref: ref, Err: fmt.Errorf("load policy %s: %w", ref.Hash, err)}
@@ -340,13 +417,12 @@ func loadState(ctx context.Context, store datasets.Store, ref datasets.Ref, opti
 // ReadDir reads a checkpoint folder in the Hugging Face layout. The optimizer's
 // file may be missing.
 func ReadDir(path string) (*State, error) {
-	s, err := readState(func(name string) ([]byte, error) {
-		data, err := os.ReadFile(filepath.Join(path, name))
-		var at *fs.PathError
-		if errors.As(err, &at) {
-			err = at.Err // the caller names folder and file
+	s, err := readState(func(name string) (source, error) {
+		f, err := os.Open(filepath.Join(path, name))
+		if err != nil {
+			return nil, bare(err)
 		}
-		return data, err
+		return disk{f}, nil
 	}, true)
 	if err != nil {
 		return nil, fmt.Errorf("read checkpoint %s: %w", path, err)
@@ -354,15 +430,18 @@ func ReadDir(path string) (*State, error) {
 	return s, nil
 }
 
-// WriteDir writes a checkpoint folder in the Hugging Face layout. The folder
+// WriteDir is WriteDirAs in float32.
+func WriteDir(path string, s *State) error { return WriteDirAs(path, s, Format{}) }
+
+// WriteDirAs writes a checkpoint folder in the Hugging Face layout. The folder
 // appears whole or not at all; one that exists and is not empty is refused.
-func WriteDir(path string, s *State) (err error) {
+func WriteDirAs(path string, s *State, format Format) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("write checkpoint %s: %w", path, err)
 		}
 	}()
-	files, err := s.files()
+	files, err := s.files(format)
 	if err != nil {
 		return err
 	}
@@ -386,7 +465,7 @@ func WriteDir(path string, s *State) (err error) {
 		return err
 	}
 	for _, f := range files {
-		if err := writeFile(filepath.Join(temporary, f.name), f.data); err != nil {
+		if err := writeFile(filepath.Join(temporary, f.name), f.encode()); err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ func trained(t testing.TB) *State {
 	t.Helper()
 	c, tok := tiny(), mustTokenizer(t, "0123456789")
 	eos, pad := tok.EOS(), tok.Pad()
-	c.EOSTokenID, c.PadTokenID = &eos, &pad
+	c.EOSTokenID, c.PadTokenID = TokenIDs{eos}, &pad
 	return &State{
 		Config: c, Tokenizer: tok, Step: 12,
 		Weights: NewWeights(c, 1), Moments1: NewWeights(c, 2), Moments2: NewWeights(c, 3),
@@ -180,8 +180,8 @@ func TestReadDirRefuses(t *testing.T) {
 	}{
 		{ConfigFile, nil, "config.json: no such file"},
 		{ConfigFile, []byte("{"), "config.json: policy config: not a config.json"},
-		{ConfigFile, edit(t, s.Config.JSON(), map[string]any{"model_type": "llama"}), `config.json: policy config: model_type is "llama"`},
-		{ConfigFile, edit(t, s.Config.JSON(), map[string]any{"eos_token_id": 5}), "config.json: eos_token_id is 5, want 1"},
+		{ConfigFile, edit(t, s.Config.JSON(), map[string]any{"model_type": "gemma"}), `config.json: policy config: model_type is "gemma"`},
+		{ConfigFile, edit(t, s.Config.JSON(), map[string]any{"eos_token_id": 5}), "config.json: eos_token_id is [5], want 1"},
 		{ConfigFile, edit(t, s.Config.JSON(), map[string]any{"vocab_size": 12}), "tensor model.embed_tokens.weight: shape [13 16], want [12 16]"},
 		{TokenizerFile, nil, "tokenizer.json: no such file"},
 		{TokenizerFile, (&Tokenizer{tokens: []string{UnkToken, "a"}}).JSON(), "tokenizer.json: tokenizer: no end token"},

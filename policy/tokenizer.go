@@ -3,12 +3,15 @@ package policy
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy/tokenizer"
 )
 
 // The special tokens. They are no characters: text never encodes to <pad> or
@@ -19,12 +22,18 @@ const (
 	UnkToken = "<unk>"
 )
 
-// Tokenizer turns text into token ids and back, one token per character
-// (Unicode code point). It is immutable and safe for concurrent use.
+// Tokenizer turns text into token ids and back: one token per character (Unicode
+// code point), as a policy made from scratch has it, or by the tokenizer.json
+// that came with a checkpoint. It is immutable and safe for concurrent use.
 type Tokenizer struct {
-	tokens        []string // by id
-	characters    map[rune]int32
-	pad, eos, unk int32 // −1: absent
+	tokens     []string // by id; of a tokenizer of characters, as are the next
+	characters map[rune]int32
+	unk        int32 // −1: absent
+	pad, eos   int32
+	bpe        *tokenizer.Tokenizer // nil: characters
+	file       []byte               // tokenizer.json as it came
+	config     []byte               // tokenizer_config.json as it came; nil: none
+	template   []byte               // chat_template.jinja as it came; nil: none
 }
 
 // NewCharTokenizer makes the tokenizer of the characters of alphabet, whose
@@ -81,14 +90,32 @@ func (t *Tokenizer) EOS() int32 { return t.eos }
 func (t *Tokenizer) Pad() int32 { return t.pad }
 
 // Size is the number of tokens, the special ones included.
-func (t *Tokenizer) Size() int { return len(t.tokens) }
+func (t *Tokenizer) Size() int {
+	if t.bpe != nil {
+		return t.bpe.Size()
+	}
+	return len(t.tokens)
+}
 
-// Encode is the ids of the characters of text, without an end token. A
-// character outside the alphabet becomes <unk>; it is an error, naming the
+// Encode is the ids of text to go on from, without an end token: those of a
+// checkpoint's tokenizer after what it puts before every text, such as Llama's
+// <|begin_of_text|>; else those of the characters. A character outside the alphabet becomes <unk>; it is an error, naming the
 // character and its position, if the tokenizer has none. Text that spells a
 // special token is text. (The Python library reads it as the token unless
 // encode_special_tokens is set; anything else it encodes alike.)
-func (t *Tokenizer) Encode(text string) ([]int32, error) {
+func (t *Tokenizer) Encode(text string) ([]int32, error) { return t.encode(text, true) }
+
+// EncodeMore is Encode of a text that goes on where another ends.
+func (t *Tokenizer) EncodeMore(text string) ([]int32, error) { return t.encode(text, false) }
+
+func (t *Tokenizer) encode(text string, special bool) ([]int32, error) {
+	if t.bpe != nil {
+		ids, err := t.bpe.Encode(text, special)
+		if err != nil {
+			return nil, fmt.Errorf("tokenizer: encode: %w", err)
+		}
+		return ids, nil
+	}
 	ids := make([]int32, 0, len(text))
 	for at, r := range text {
 		id, ok := t.characters[r]
@@ -111,6 +138,9 @@ func (t *Tokenizer) Encode(text string) ([]int32, error) {
 // Decode is the text of ids. Special tokens are left out, as are ids beyond the
 // vocabulary, which a model with more rows than tokens can sample.
 func (t *Tokenizer) Decode(ids []int32) string {
+	if t.bpe != nil {
+		return t.bpe.Decode(ids, true)
+	}
 	var b strings.Builder
 	for _, id := range ids {
 		if id >= 0 && int(id) < len(t.tokens) && id != t.pad && id != t.eos && id != t.unk {
@@ -151,9 +181,13 @@ const (
 	fuseDecoder    = `{"type":"Fuse"}`
 )
 
-// JSON is the tokenizer as a tokenizer.json: a WordLevel model whose words are
-// single characters. Equal tokenizers give equal bytes.
+// JSON is the tokenizer as a tokenizer.json: the file that it was read from, or a
+// WordLevel model whose words are single characters. Equal tokenizers give equal
+// bytes.
 func (t *Tokenizer) JSON() []byte {
+	if t.bpe != nil {
+		return t.file
+	}
 	// Written by hand, since the vocabulary reads best in order of ids.
 	model := []byte(`{"type":"WordLevel","vocab":{`)
 	for id, token := range t.tokens {
@@ -186,9 +220,103 @@ func (t *Tokenizer) JSON() []byte {
 	return b.Bytes()
 }
 
+// readTokenizer reads the tokenizer of a checkpoint: tokenizer.json, and if it is
+// none of characters tokenizer_config.json and chat_template.jinja, where they
+// are. End and padding token are those of the former, else of c, which gets the
+// end token added where it lacks it.
+func readTokenizer(open open, c *Config) (*Tokenizer, error) {
+	data, err := open.all(TokenizerFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", TokenizerFile, err)
+	}
+	var file struct {
+		Model struct {
+			Type string `json:"type"`
+		} `json:"model"`
+	}
+	if json.Unmarshal(data, &file) == nil && file.Model.Type == "WordLevel" {
+		t, err := ReadTokenizer(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", TokenizerFile, err)
+		}
+		return t, nil
+	}
+	t := &Tokenizer{unk: -1, pad: -1, eos: -1, file: data}
+	if t.bpe, err = tokenizer.Parse(data); err != nil {
+		return nil, fmt.Errorf("%s: tokenizer: %w", TokenizerFile, err)
+	}
+	if t.template, err = open.all(ChatTemplateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", ChatTemplateFile, err)
+	}
+	if t.config, err = open.all(TokenizerConfigFile); err == nil {
+		err = t.configure()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", TokenizerConfigFile, err)
+	}
+	switch {
+	case t.eos < 0 && len(c.EOSTokenID) > 0:
+		t.eos = c.EOSTokenID[0]
+	case t.eos < 0:
+		return nil, fmt.Errorf("no end token: want eos_token in %s, or eos_token_id in %s", TokenizerConfigFile, ConfigFile)
+	case !slices.Contains(c.EOSTokenID, t.eos):
+		c.EOSTokenID = append(slices.Clip(c.EOSTokenID), t.eos)
+	}
+	if t.pad < 0 && c.PadTokenID != nil {
+		t.pad = *c.PadTokenID
+	}
+	if t.pad < 0 {
+		t.pad = t.eos
+	}
+	return t, nil
+}
+
+// configure takes the special tokens of tokenizer_config.json.
+func (t *Tokenizer) configure() error {
+	var file struct {
+		EOS specialToken `json:"eos_token"`
+		Pad specialToken `json:"pad_token"`
+	}
+	if err := json.Unmarshal(t.config, &file); err != nil {
+		return err
+	}
+	for _, s := range []struct {
+		field string
+		token specialToken
+		id    *int32
+	}{{"eos_token", file.EOS, &t.eos}, {"pad_token", file.Pad, &t.pad}} {
+		if s.token == "" {
+			continue
+		}
+		id, ok := t.bpe.ID(string(s.token))
+		if !ok {
+			return fmt.Errorf("%s is %q, want a token of %s", s.field, s.token, TokenizerFile)
+		}
+		*s.id = id
+	}
+	return nil
+}
+
+// specialToken is a token's text: a string, or the content of an object.
+type specialToken string
+
+// UnmarshalJSON reads either spelling, and null.
+func (s *specialToken) UnmarshalJSON(data []byte) error {
+	if json.Unmarshal(data, (*string)(s)) == nil {
+		return nil
+	}
+	var object struct {
+		Content string `json:"content"`
+	}
+	err := json.Unmarshal(data, &object)
+	*s = specialToken(object.Content)
+	return err
+}
+
 // ReadTokenizer reads a tokenizer.json that splits text into characters, as
-// JSON writes it. Anything else, such as a normalizer or a model with merges,
-// is an error that names the field, as is the lack of an end token.
+// JSON writes it for such a tokenizer. Anything else, such as a normalizer or a
+// model with merges, is an error that names the field, as is the lack of an end
+// token.
 func ReadTokenizer(data []byte) (*Tokenizer, error) {
 	fail := func(format string, args ...any) (*Tokenizer, error) {
 		return nil, fmt.Errorf("tokenizer: "+format, args...)
@@ -201,11 +329,8 @@ func ReadTokenizer(data []byte) (*Tokenizer, error) {
 	if err := json.Unmarshal(file.Model, &kind); err != nil {
 		return fail("model: want an object: %w", err)
 	}
-	if kind.Type == "BPE" {
-		return fail("model.type BPE with merges is not supported yet, want WordLevel over single characters")
-	}
 	if kind.Type != "WordLevel" {
-		return fail("model.type is %q, which is not supported yet, want %q over single characters", kind.Type, "WordLevel")
+		return fail("model.type is %q, want %q over single characters", kind.Type, "WordLevel")
 	}
 	var model struct {
 		Type     string           `json:"type"`

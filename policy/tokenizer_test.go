@@ -110,8 +110,8 @@ func TestReadTokenizerRefuses(t *testing.T) {
 	for _, tc := range []struct{ old, new, want string }{
 		{good, "", "tokenizer: "},
 		{good, "[]", "not a tokenizer.json"},
-		{good, `{"model":{"type":"BPE","vocab":{"a":0},"merges":["a a"]}}`, "model.type BPE with merges is not supported yet"},
-		{good, `{"model":{"type":"Unigram"}}`, `model.type is "Unigram", which is not supported yet`},
+		{good, `{"model":{"type":"BPE","vocab":{"a":0},"merges":["a a"]}}`, `model.type is "BPE", want "WordLevel" over single characters`},
+		{good, `{"model":{"type":"Unigram"}}`, `model.type is "Unigram", want "WordLevel"`},
 		{`"type": "WordLevel"`, `"type": "WordLevel", "dropout": 0.1`, `unknown field "dropout"`},
 		{`"version"`, `"surprise"`, `unknown field "surprise"`},
 		{`"normalizer": null`, `"normalizer": {"type": "NFC"}`, `normalizer is {"type":"NFC"}, which is not supported yet, want null`},

@@ -153,8 +153,8 @@ func (e *instantEngine) Generate(ctx context.Context, prompts []policy.Prompt, s
 		for t := range s.MaxCompletionLength {
 			token := int32(d.unit(t) * float64(e.config.VocabSize))
 			c.IDs = append(c.IDs, token)
-			if token == *e.config.EOSTokenID || d.unit(-1-t) < 0.3 {
-				c.IDs[t], c.FinishReason = *e.config.EOSTokenID, policy.FinishStop
+			if token == e.config.EOSTokenID[0] || d.unit(-1-t) < 0.3 {
+				c.IDs[t], c.FinishReason = e.config.EOSTokenID[0], policy.FinishStop
 				break
 			}
 		}

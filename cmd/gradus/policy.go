@@ -14,7 +14,8 @@ import (
 
 func policyCommand(t *target) *cobra.Command {
 	cmd := family("policy", "Bring policies into the store and out of it")
-	cmd.AddCommand(&cobra.Command{
+	var format policy.Format
+	export := &cobra.Command{
 		Use:   "export REF FOLDER",
 		Short: "Write a policy as a Hugging Face folder",
 		Args:  cobra.ExactArgs(2),
@@ -27,9 +28,11 @@ func policyCommand(t *target) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("policy %s: %w", ref, err)
 			}
-			return policy.WriteDir(args[1], state)
+			return policy.WriteDirAs(args[1], state, format)
 		}),
-	}, &cobra.Command{
+	}
+	export.Flags().StringVar((*string)(&format.DType), "dtype", string(policy.Float32), "of the weights: float32 or bfloat16")
+	cmd.AddCommand(export, &cobra.Command{
 		Use:   "import FOLDER",
 		Short: "Read a Hugging Face folder into the store and print its Ref",
 		Args:  cobra.ExactArgs(1),
