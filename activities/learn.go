@@ -35,7 +35,8 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		Learning policy.Learning
 		Backend  string
 		Steps    int
-	}{plan.Warmup, warmLearning(plan), plan.Backend, in.Steps})}
+		Chat     policy.Chat `json:",omitzero"`
+	}{plan.Warmup, warmLearning(plan), plan.Backend, in.Steps, plan.Chat()})}
 	warmed, err := a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Train)
 		if err != nil {
@@ -64,7 +65,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 				var batch []policy.Sample
 				for _, r := range pose.Rows {
 					i := int(rows[r])
-					s, err := demonstration(tokenizer, p.Prompt[i], solutionText(ctx, plan, p, i), t.State().Config.MaxPositionEmbeddings)
+					s, err := demonstration(tokenizer, plan.Chat(), p.Prompt[i], solutionText(ctx, plan, p, i), t.State().Config.MaxPositionEmbeddings)
 					if err != nil {
 						return invalid{fmt.Errorf("problem %q: %w", p.ID[i], err)}
 					}
@@ -105,22 +106,22 @@ func warmLearning(plan recipes.Plan) policy.Learning {
 
 // demonstration is a worked solution as a sample to learn from. What does not
 // fit the context is cut off.
-func demonstration(t *policy.Tokenizer, prompt, solution string, context int) (policy.Sample, error) {
-	p, err := t.Encode(prompt)
+func demonstration(t *policy.Tokenizer, c policy.Chat, prompt, solution string, context int) (policy.Sample, error) {
+	p, err := t.Prompt(c, prompt, "")
 	if err != nil {
 		return policy.Sample{}, err
 	}
-	c, err := t.EncodeMore(solution)
+	answer, err := t.EncodeMore(solution)
 	if err != nil {
 		return policy.Sample{}, err
 	}
-	c = append(c, t.EOS())
-	c = c[:min(len(c), context-len(p))]
-	advantages := make([]float32, len(c))
+	answer = append(answer, t.EOS())
+	answer = answer[:min(len(answer), context-len(p))]
+	advantages := make([]float32, len(answer))
 	for i := range advantages {
 		advantages[i] = 1
 	}
-	return policy.Sample{Prompt: p, Completion: c, Advantages: advantages}, nil
+	return policy.Sample{Prompt: p, Completion: answer, Advantages: advantages}, nil
 }
 
 // learningKey is the part of how a plan learns that makes a difference: a

@@ -58,8 +58,9 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		SkipBad                                  bool
 		Model                                    recipes.Model
 		Reach                                    reach
+		Chat                                     policy.Chat `json:",omitzero"`
 	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
-		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need})}
+		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need, plan.Chat()})}
 	out, err := a.stage(ctx, run, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
 		if err != nil {
@@ -261,7 +262,7 @@ func fitting(t *datasets.Table, s *policy.State, plan recipes.Plan) (*datasets.T
 	var keep []int32
 	ids := datasets.ProblemID.Get(t)
 	for i, prompt := range datasets.Prompt.Get(t) {
-		tokens, err := s.Tokenizer.Encode(prompt)
+		tokens, err := s.Tokenizer.Prompt(plan.Chat(), prompt, "")
 		if err == nil && len(tokens)+plan.Sampling.MaxCompletionLength > s.Config.MaxPositionEmbeddings {
 			err = fmt.Errorf("prompt of %d tokens and max_completion_length %d exceed the policy's context of %d",
 				len(tokens), plan.Sampling.MaxCompletionLength, s.Config.MaxPositionEmbeddings)

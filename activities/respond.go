@@ -51,7 +51,8 @@ func (a *Activities) Respond(ctx context.Context, in RespondInput) (Output, erro
 		Call                              datasets.Call
 		Turn, Steps, Tries, MaxCompletion int
 		NextGroup                         int32
-	}{call, in.Turn, plan.Horizon(), plan.NumGenerations, plan.Sampling.MaxCompletionLength, in.NextGroup})}
+		Chat                              policy.Chat `json:",omitzero"`
+	}{call, in.Turn, plan.Horizon(), plan.NumGenerations, plan.Sampling.MaxCompletionLength, in.NextGroup, plan.Chat()})}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		p, err := a.problems(ctx, in.Problems)
 		if err != nil {
@@ -64,7 +65,7 @@ func (a *Activities) Respond(ctx context.Context, in RespondInput) (Output, erro
 		r := &curriculum.Response{
 			Problems: &p.Problems, NumGenerations: plan.NumGenerations, Turn: in.Turn, Next: in.NextGroup, Rewrite: rewriter,
 			MaxPrompt: config.MaxPositionEmbeddings - plan.Sampling.MaxCompletionLength,
-			Count:     func(text string) int { return length(tokenizer, text) },
+			Count:     func(text string) int { return length(tokenizer, plan.Chat(), text) },
 		}
 		if r.State, err = a.loadState(ctx, in.State); err != nil {
 			return datasets.Result{}, err
@@ -162,10 +163,10 @@ func rewriter(p *curriculum.Problems, row int32, simplify bool) (prompt, prefill
 	return families.Rewrite(p.Source[row], p.Prompt[row], p.Answer[row], steps, p.Level[row], simplify)
 }
 
-// length is how many tokens a text has; of one that the policy cannot read, its
+// length is how many tokens a text has as a prompt; of one that the policy cannot read, its
 // characters.
-func length(t *policy.Tokenizer, text string) int {
-	ids, err := t.EncodeMore(text)
+func length(t *policy.Tokenizer, c policy.Chat, text string) int {
+	ids, err := t.Prompt(c, text, "")
 	if err != nil {
 		return len([]rune(text))
 	}

@@ -176,7 +176,8 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		Purpose, Backend string
 		Sampling         policy.Sampling
 		Shard, Shards    int
-	}{in.Purpose, plan.Backend, sampling, in.Shard, in.Shards})}
+		Chat             policy.Chat `json:",omitzero"`
+	}{in.Purpose, plan.Backend, sampling, in.Shard, in.Shards, plan.Chat()})}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		model, err := a.Policies.model(ctx, in.Policy)
 		if err != nil {
@@ -204,7 +205,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		}
 		var rows []policy.Prompt
 		for g := lo; g < hi; g++ {
-			tokens, err := model.Tokenizer.Encode(prompts[g] + prefills[g])
+			tokens, err := model.Tokenizer.Prompt(plan.Chat(), prompts[g], prefills[g])
 			if err != nil {
 				return datasets.Result{}, invalid{fmt.Errorf("problem %q: %w", ids[g], err)}
 			}

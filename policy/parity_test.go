@@ -248,8 +248,57 @@ func TestScaledPositions(t *testing.T) {
 	for _, wavelength := range []float64{8, 16, 32, 64, 128} { // below, at, between, at, above the bounds
 		got = append(got, wavelength/(2*math.Pi)*s.scale(2*math.Pi/wavelength))
 	}
-	want := []float64{1, 1, (1 - 1.0/3)/8 + 1.0/3, 1.0 / 8, 1.0 / 8}
+	want := []float64{1, 1, (1-1.0/3)/8 + 1.0/3, 1.0 / 8, 1.0 / 8}
 	if !slices.EqualFunc(got, want, func(a, b float64) bool { return math.Abs(a-b) < 1e-12 }) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// A problem is put to a policy as its own chat template has it, whose text comes
+// with the folder in either of two places.
+func TestPromptByChatTemplate(t *testing.T) {
+	source, err := os.ReadFile(filepath.Join("chat", "testdata", "qwen2.5.jinja"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\nIt is "
+	for _, inConfig := range []bool{true, false} {
+		folder := t.TempDir()
+		if err := os.CopyFS(folder, os.DirFS(filepath.Join("testdata", "models", "qwen2"))); err != nil {
+			t.Fatal(err)
+		}
+		name, data := filepath.Join(folder, ChatTemplateFile), source
+		if inConfig {
+			name, data = filepath.Join(folder, TokenizerConfigFile), appendJSON(nil, map[string]any{"chat_template": string(source), "eos_token": map[string]any{"content": "<|im_end|>"}})
+		}
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, err := ReadDir(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join(t.TempDir(), "out")
+		if err := WriteDir(out, s); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = ReadDir(out); err != nil { // the template goes out as it came
+			t.Fatal(err)
+		}
+		got, err := s.Tokenizer.Prompt(Chat{Template: true, System: "Be brief."}, "2+2?", "It is ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := s.Tokenizer.EncodeMore(want)
+		if err != nil || !cmp.Equal(got, ids) || len(got) >= len(want) {
+			t.Errorf("%v, want %v: %v", got, ids, err)
+		}
+		plain, errPlain := s.Tokenizer.Prompt(Chat{}, "2+2?", "It is ")
+		if ids, err := s.Tokenizer.EncodeMore("2+2?It is "); err != nil || errPlain != nil || !cmp.Equal(plain, ids) {
+			t.Errorf("%v, want %v: %v, %v", plain, ids, err, errPlain)
+		}
+	}
+	if _, err := readModel(t, "qwen2").Tokenizer.Prompt(Chat{Template: true}, "x", ""); err == nil || !strings.Contains(err.Error(), "the policy has none, in chat_template.jinja or tokenizer_config.json") {
+		t.Errorf("error %v, want one that names the files", err)
 	}
 }

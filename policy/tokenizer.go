@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy/chat"
 	"github.com/gradus-rl/gradus/policy/tokenizer"
 )
 
@@ -34,6 +36,8 @@ type Tokenizer struct {
 	file       []byte               // tokenizer.json as it came
 	config     []byte               // tokenizer_config.json as it came; nil: none
 	template   []byte               // chat_template.jinja as it came; nil: none
+	chat       *chat.Template       // nil: none
+	special    map[string]string    // special tokens that the template may ask for
 }
 
 // NewCharTokenizer makes the tokenizer of the characters of alphabet, whose
@@ -248,11 +252,17 @@ func readTokenizer(open open, c *Config) (*Tokenizer, error) {
 	if t.template, err = open.all(ChatTemplateFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", ChatTemplateFile, err)
 	}
+	inConfig := chatTemplate("")
 	if t.config, err = open.all(TokenizerConfigFile); err == nil {
-		err = t.configure()
+		inConfig, err = t.configure()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", TokenizerConfigFile, err)
+	}
+	if source := cmp.Or(string(t.template), string(inConfig)); source != "" {
+		if t.chat, err = chat.Parse(source); err != nil {
+			return nil, err
+		}
 	}
 	switch {
 	case t.eos < 0 && len(c.EOSTokenID) > 0:
@@ -271,14 +281,23 @@ func readTokenizer(open open, c *Config) (*Tokenizer, error) {
 	return t, nil
 }
 
-// configure takes the special tokens of tokenizer_config.json.
-func (t *Tokenizer) configure() error {
+// configure takes the special tokens of tokenizer_config.json and returns its
+// chat template.
+func (t *Tokenizer) configure() (chatTemplate, error) {
 	var file struct {
-		EOS specialToken `json:"eos_token"`
-		Pad specialToken `json:"pad_token"`
+		BOS          specialToken `json:"bos_token"`
+		EOS          specialToken `json:"eos_token"`
+		Pad          specialToken `json:"pad_token"`
+		ChatTemplate chatTemplate `json:"chat_template"`
 	}
 	if err := json.Unmarshal(t.config, &file); err != nil {
-		return err
+		return "", err
+	}
+	t.special = map[string]string{}
+	for name, token := range map[string]specialToken{"bos_token": file.BOS, "eos_token": file.EOS, "pad_token": file.Pad} {
+		if token != "" { // what a template asks for in vain is undefined there
+			t.special[name] = string(token)
+		}
 	}
 	for _, s := range []struct {
 		field string
@@ -290,11 +309,11 @@ func (t *Tokenizer) configure() error {
 		}
 		id, ok := t.bpe.ID(string(s.token))
 		if !ok {
-			return fmt.Errorf("%s is %q, want a token of %s", s.field, s.token, TokenizerFile)
+			return "", fmt.Errorf("%s is %q, want a token of %s", s.field, s.token, TokenizerFile)
 		}
 		*s.id = id
 	}
-	return nil
+	return file.ChatTemplate, nil
 }
 
 // specialToken is a token's text: a string, or the content of an object.

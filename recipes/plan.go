@@ -30,10 +30,12 @@ type Plan struct {
 	AnswerNoise      float64  `json:"answer_noise"`       // share of the training problems whose answer is taken from another problem, to see what a recipe stands
 	SkipBad          bool     `json:"skip_bad"`           // leave out problems longer than the context instead of refusing the set
 
-	Policy  string `json:"policy"`  // Ref of the policy to start from; "" makes a new small one
-	Model   Model  `json:"model"`   // shape of a new policy
-	Backend string `json:"backend"` // go, onnx or xla
-	Warmup  Warmup `json:"warmup"`  // supervised start of a new policy
+	Policy       string `json:"policy"`                  // Ref of the policy to start from; "" makes a new small one
+	ChatTemplate bool   `json:"chat_template,omitempty"` // pose problems as a user's turn, by the policy's own chat template
+	SystemPrompt string `json:"system_prompt,omitempty"` // what the system says before, with chat_template; "" leaves it to the template
+	Model        Model  `json:"model"`                   // shape of a new policy
+	Backend      string `json:"backend"`                 // go, onnx or xla
+	Warmup       Warmup `json:"warmup"`                  // supervised start of a new policy
 
 	PromptsPerStep   int             `json:"prompts_per_step"`   // groups an update is made of
 	NumGenerations   int             `json:"num_generations"`    // completions per group
@@ -107,6 +109,11 @@ type Evaluation struct {
 // renewed between steps only. A shard takes up to 8, one that is issued again up to 16.
 const maxShards = 4000
 
+// Chat is how problems are put to the policy.
+func (p Plan) Chat() policy.Chat {
+	return policy.Chat{Template: p.ChatTemplate, System: p.SystemPrompt}
+}
+
 // Validate names the first key that is out of range and what it may be.
 func (p Plan) Validate() error {
 	for _, r := range []struct {
@@ -147,6 +154,12 @@ func (p Plan) Validate() error {
 	}
 	if p.Speculate > 0 && p.Speculate < 1 {
 		return fmt.Errorf("speculate is %v; it must be 0, for never, or a multiple of the median time, from 1 to 100", p.Speculate)
+	}
+	if p.ChatTemplate && p.Policy == "" {
+		return fmt.Errorf("chat_template is true; it must be false for a new policy, which has none")
+	}
+	if p.SystemPrompt != "" && !p.ChatTemplate {
+		return fmt.Errorf("system_prompt is set; it must be empty without chat_template")
 	}
 	if p.ShortBatch != "train" && p.ShortBatch != "wait" {
 		return fmt.Errorf("short_batch is %q; it must be train or wait", p.ShortBatch)
