@@ -59,7 +59,7 @@ func parseDecoder(raw json.RawMessage) (decoders, error) {
 			return nil, err
 		}
 		if utf8.RuneCountInString(s.Content) != 1 {
-			return nil, fmt.Errorf("Strip: content is %q, want one character", s.Content)
+			return nil, fmt.Errorf("of Strip: content is %q, want one character", s.Content)
 		}
 		return decoders{each(func(_ int, token string) string {
 			for i := 0; i < s.Start && strings.HasPrefix(token, s.Content); i++ {

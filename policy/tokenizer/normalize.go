@@ -88,7 +88,7 @@ func parseReplace(raw json.RawMessage) (func(string) string, error) {
 		return nil, err
 	}
 	if r.Pattern.Regex != nil || r.Pattern.String == nil || *r.Pattern.String == "" {
-		return nil, fmt.Errorf("Replace: pattern is not supported, want a String of at least one character")
+		return nil, fmt.Errorf("of Replace: pattern is not supported, want a String of at least one character")
 	}
 	old := *r.Pattern.String
 	return func(text string) string { return strings.ReplaceAll(text, old, r.Content) }, nil

@@ -102,15 +102,15 @@ func scanGPT2(text string, emit func(piece string, matched bool)) {
 func scanWords(digits int) func(text string, emit func(piece string, matched bool)) {
 	return func(text string, emit func(piece string, matched bool)) {
 		for i := 0; i < len(text); {
-			end := word2(text, i, digits)
+			end := wordEnd(text, i, digits)
 			emit(text[i:end], true)
 			i = end
 		}
 	}
 }
 
-// word2 is where the word that begins at i ends.
-func word2(text string, i, digits int) int {
+// wordEnd is where the word that begins at i ends.
+func wordEnd(text string, i, digits int) int {
 	if n := contraction(text[i:], true); n > 0 {
 		return i + n
 	}

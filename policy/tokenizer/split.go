@@ -154,19 +154,19 @@ func parseSplit(raw json.RawMessage) (splitter, error) {
 	behaviours := map[string]behaviour{"Isolated": isolated, "Removed": removed, "MergedWithPrevious": withPrevious, "MergedWithNext": withNext}
 	b, ok := behaviours[s.Behavior]
 	if !ok {
-		return nil, fmt.Errorf("Split: behavior %q is not supported, want Isolated, Removed, MergedWithPrevious or MergedWithNext", s.Behavior)
+		return nil, fmt.Errorf("of Split: behavior %q is not supported, want Isolated, Removed, MergedWithPrevious or MergedWithNext", s.Behavior)
 	}
 	var match func(string, func(string, bool))
 	switch {
 	case s.Pattern.Regex != nil:
 		var err error
 		if match, err = expression(*s.Pattern.Regex); err != nil {
-			return nil, fmt.Errorf("Split: pattern %q: %w", *s.Pattern.Regex, err)
+			return nil, fmt.Errorf("of Split: pattern %q: %w", *s.Pattern.Regex, err)
 		}
 	case s.Pattern.String != nil && *s.Pattern.String != "":
 		match = literal(*s.Pattern.String)
 	default:
-		return nil, fmt.Errorf("Split: pattern: want a Regex or a String")
+		return nil, fmt.Errorf("of Split: pattern: want a Regex or a String")
 	}
 	if s.Invert {
 		straight := match
@@ -296,10 +296,10 @@ func parseMetaspace(raw json.RawMessage) (metaspace, error) {
 		return metaspace{}, err
 	}
 	if utf8.RuneCountInString(m.Replacement) != 1 {
-		return metaspace{}, fmt.Errorf("Metaspace: replacement is %q, want one character", m.Replacement)
+		return metaspace{}, fmt.Errorf("of Metaspace: replacement is %q, want one character", m.Replacement)
 	}
 	if m.PrependScheme != "always" && m.PrependScheme != "first" && m.PrependScheme != "never" {
-		return metaspace{}, fmt.Errorf("Metaspace: prepend_scheme is %q, want always, first or never", m.PrependScheme)
+		return metaspace{}, fmt.Errorf("of Metaspace: prepend_scheme is %q, want always, first or never", m.PrependScheme)
 	}
 	return metaspace{m.Replacement, m.PrependScheme, m.Split}, nil
 }

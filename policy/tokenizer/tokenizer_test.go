@@ -206,8 +206,8 @@ func TestRefused(t *testing.T) {
 		{good, `{"type":"NFC"}`, `{"type":"NFC","x":1}`, `normalizer: json: unknown field "x"`},
 		{good, `{"type":"NFC"}`, `{}`, `normalizer: no type`},
 		{good, `"type":"Split"`, `"type":"Whitespace"`, `pre_tokenizer: type "Whitespace" is not supported`},
-		{good, `"Isolated"`, `"Contiguous"`, `pre_tokenizer: Split: behavior "Contiguous" is not supported`},
-		{good, `(?i:'s|`, `(?i:'s|(`, `pre_tokenizer: Split: pattern`},
+		{good, `"Isolated"`, `"Contiguous"`, `pre_tokenizer: of Split: behavior "Contiguous" is not supported`},
+		{good, `(?i:'s|`, `(?i:'s|(`, `pre_tokenizer: of Split: pattern`},
 		{good, `"type":"BPE"`, `"type":"Unigram"`, `model: type "Unigram" is not supported`},
 		{good, `"dropout":null`, `"dropout":0.1`, `model: dropout is 0.1`},
 		{good, `"continuing_subword_prefix":null`, `"continuing_subword_prefix":"##"`, `model: continuing_subword_prefix is "##"`},
@@ -225,7 +225,7 @@ func TestRefused(t *testing.T) {
 		{good, `"post_processor":{"type":"ByteLevel"`, `"post_processor":{"type":"BertProcessing"`, `post_processor: type "BertProcessing" is not supported`},
 		{good, `"version"`, `"surprise"`, `unknown field "surprise"`},
 		{sentences, `"<0x0A>"`, `"<0x0a>"`, `model: byte_fallback: <0x0A> is not in vocab`},
-		{sentences, `{"String":" "}`, `{"Regex":" +"}`, `normalizer: Replace: pattern is not supported`},
+		{sentences, `{"String":" "}`, `{"Regex":" +"}`, `normalizer: of Replace: pattern is not supported`},
 		{sentences, `"single":[{"SpecialToken":{"id":"<s>"`, `"single":[{"SpecialToken":{"id":"<t>"`, `post_processor: single: token "<t>" is not in special_tokens`},
 	} {
 		bad := strings.Replace(tc.in, tc.old, tc.new, 1)
