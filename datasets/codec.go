@@ -5,22 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
-	"github.com/apache/arrow/go/v17/arrow/ipc"
 	"github.com/apache/arrow/go/v17/arrow/memory"
-)
-
-// Compression is how the buffers of an encoded table are compressed.
-type Compression int
-
-// The compressions of Arrow IPC files.
-const (
-	Zstd Compression = iota // smaller, for large tables
-	LZ4                     // faster, for small ones
 )
 
 // MaxDecoded bounds the memory in bytes that decoding one table may take, so that a
@@ -33,41 +22,30 @@ const mostRatio = 32 << 10
 
 // Encode writes t as an Arrow IPC file of one batch. Equal tables give equal bytes,
 // whatever the number of processors; a joined table is refused.
-func Encode(t *Table, c Compression) ([]byte, error) {
+func Encode(t *Table) ([]byte, error) {
 	if _, err := LookupKind(t.Kind()); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
-	option := ipc.WithZstd()
-	if c == LZ4 {
-		option = ipc.WithLZ4()
+	var out bytes.Buffer
+	w, err := newFileWriter(&out, t.record.Schema())
+	if err == nil {
+		err = w.write(t.record)
 	}
-	var out buffer
-	w, err := ipc.NewFileWriter(&out, ipc.WithSchema(t.record.Schema()), option)
+	if err == nil {
+		err = w.close()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", t.Kind(), err)
 	}
-	if err := errors.Join(w.Write(t.record), w.Close()); err != nil {
-		return nil, fmt.Errorf("encode %s: %w", t.Kind(), err)
-	}
 	return out.Bytes(), nil
-}
-
-// buffer is a bytes.Buffer that can tell its position, which is all the seeking
-// that Arrow's file writer does.
-type buffer struct{ bytes.Buffer }
-
-func (b *buffer) Seek(offset int64, whence int) (int64, error) {
-	if offset != 0 || whence != io.SeekCurrent {
-		return 0, errors.New("buffer: seek beyond telling the position")
-	}
-	return int64(b.Len()), nil
 }
 
 // Decode reads what [Encode] or a [Writer] wrote, or another writer of Arrow IPC files
 // with a known kind in its metadata and that kind's columns without nulls. The
 // values are checked as far as reading them safely needs; damaged input is an
 // error, never a panic. A table of an earlier version of its kind becomes one of the
-// newest. The table's memory comes from mem.
+// newest. The table's memory comes from mem; what data holds uncompressed is shared with it
+// and must not change.
 func Decode(mem memory.Allocator, data []byte) (*Table, error) {
 	t, err := decode(mem, data)
 	if err == nil {
@@ -88,15 +66,11 @@ func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
 		}
 		b.settle(err != nil)
 	}()
-	if err := checkFooter(data); err != nil {
-		return nil, err
-	}
-	r, err := ipc.NewFileReader(bytes.NewReader(data), ipc.WithAllocator(b))
+	r, err := newFileReader(int64(len(data)), func(at, n int64) ([]byte, error) { return data[at : at+n], nil })
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	n := r.NumRecords()
+	n := len(r.blocks)
 	if n == 0 {
 		return nil, errors.New("no batch")
 	}
@@ -107,16 +81,11 @@ func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
 		}
 	}()
 	for i := range n {
-		rec, err := r.RecordAt(i)
+		t, err := r.part(b, i)
 		if err != nil {
 			return nil, err
 		}
-		columns, err := declared(rec)
-		if err != nil {
-			rec.Release()
-			return nil, err
-		}
-		parts = append(parts, &Table{record: rec, columns: columns})
+		parts = append(parts, t)
 	}
 	if n == 1 {
 		parts[0].Retain()
@@ -127,9 +96,23 @@ func decode(mem memory.Allocator, data []byte) (t *Table, err error) {
 		return nil, fmt.Errorf("%d batches: %w", n, err)
 	}
 	defer whole.Release()
-	lineage, _ := r.Schema().Metadata().GetValue(metaLineage)
+	lineage, _ := r.schema.Metadata().GetValue(metaLineage)
 	all := builder{columns: whole.columns, arrays: whole.record.Columns(), rows: whole.Rows()}
 	return all.table(whole.Kind(), []byte(lineage)), nil
+}
+
+// part reads batch i as a table.
+func (f *fileReader) part(mem memory.Allocator, i int) (*Table, error) {
+	rec, err := f.record(mem, i)
+	if err != nil {
+		return nil, err
+	}
+	columns, err := declared(rec)
+	if err != nil {
+		rec.Release()
+		return nil, err
+	}
+	return &Table{record: rec, columns: columns}, nil
 }
 
 // declared checks a record against its kind and returns the columns' declarations.
@@ -188,17 +171,8 @@ func checkArray(a arrow.Array, want arrow.DataType) error {
 
 // Save stores t under its content address. Saving what is there already is fine, and
 // cheap to retry; an object of another size is replaced.
-//
-// Tables are compressed by LZ4, and where that leaves more than 1 MiB by Zstd: making
-// a Zstd encoder costs a millisecond or two, which a step's many small tables would
-// feel, while large tables get a third smaller. The choice is a function of the rows,
-// as content addresses need.
 func Save(ctx context.Context, s Store, t *Table) (Ref, error) {
-	const small = 1 << 20
-	data, err := Encode(t, LZ4)
-	if err == nil && len(data) > small {
-		data, err = Encode(t, Zstd)
-	}
+	data, err := Encode(t)
 	if err != nil {
 		return Ref{}, fmt.Errorf("save: %w", err)
 	}
@@ -235,11 +209,19 @@ func save(ctx context.Context, s Store, data []byte, r Ref) (Ref, error) {
 // Load reads the table that r addresses. Bytes that do not have r's hash are an
 // [ErrCorrupt] that names the object.
 func Load(ctx context.Context, s Store, mem memory.Allocator, r Ref) (*Table, error) {
-	data, err := LoadBlob(ctx, s, r)
+	data, err := get(ctx, s, r)
 	if err != nil {
 		return nil, err
 	}
+	verified := make(chan error, 1)
+	go func() { verified <- verify(r, data) }() // while they are decoded, which no damage can harm
 	t, err := Decode(mem, data)
+	if damaged := <-verified; damaged != nil {
+		if err == nil {
+			t.Release()
+		}
+		return nil, damaged
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", r.object(), err)
 	}
@@ -269,6 +251,18 @@ func Remove(ctx context.Context, s Store, r Ref) error { return s.Delete(ctx, r.
 
 // LoadBlob reads the bytes that r addresses, verified as by [Load].
 func LoadBlob(ctx context.Context, s Store, r Ref) ([]byte, error) {
+	data, err := get(ctx, s, r)
+	if err == nil {
+		err = verify(r, data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// get reads what r addresses, not verified.
+func get(ctx context.Context, s Store, r Ref) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
@@ -280,8 +274,13 @@ func LoadBlob(ctx context.Context, s Store, r Ref) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", r.Kind, err)
 	}
-	if have := hash(data); have != r.Hash {
-		return nil, &DamagedError{r, fmt.Errorf("load %s: %w: %d bytes with SHA-256 %s", r.object(), ErrCorrupt, len(data), have)}
-	}
 	return data, nil
+}
+
+// verify compares data with r's hash.
+func verify(r Ref, data []byte) error {
+	if have := hash(data); have != r.Hash {
+		return &DamagedError{r, fmt.Errorf("load %s: %w: %d bytes with SHA-256 %s", r.object(), ErrCorrupt, len(data), have)}
+	}
+	return nil
 }

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/ipc"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -15,32 +19,30 @@ import (
 
 func TestCodec(t *testing.T) {
 	mem := checked(t)
-	for _, c := range []datasets.Compression{datasets.Zstd, datasets.LZ4} {
-		for _, rows := range []int{0, 1, 2, 63, 64, 65, 1000} {
-			table := rollouts(t, mem, rows, 7)
-			data, err := datasets.Encode(table, c)
-			noError(t, err)
-			got, err := datasets.Decode(mem, data)
-			noError(t, err)
-			equal(t, "rows", rows, got.Rows())
-			equal(t, "text", datasets.Completion.Get(table), datasets.Completion.Get(got))
-			for i := range rows {
-				equal(t, "tokens", datasets.CompletionIDs.Get(table).Row(i), datasets.CompletionIDs.Get(got).Row(i))
-				equal(t, "log-probs", datasets.LogProbs.Get(table).Row(i), datasets.LogProbs.Get(got).Row(i))
-			}
-			again, err := datasets.Encode(got, c)
-			noError(t, err)
-			if !bytes.Equal(data, again) {
-				t.Errorf("%d rows: the decoded table encodes to other bytes", rows)
-			}
-			want, err := table.Lineage()
-			noError(t, err)
-			lineage, err := got.Lineage()
-			noError(t, err)
-			equal(t, "lineage", want, lineage)
-			table.Release()
-			got.Release()
+	for _, rows := range []int{0, 1, 2, 63, 64, 65, 1000} {
+		table := rollouts(t, mem, rows, 7)
+		data, err := datasets.Encode(table)
+		noError(t, err)
+		got, err := datasets.Decode(mem, data)
+		noError(t, err)
+		equal(t, "rows", rows, got.Rows())
+		equal(t, "text", datasets.Completion.Get(table), datasets.Completion.Get(got))
+		for i := range rows {
+			equal(t, "tokens", datasets.CompletionIDs.Get(table).Row(i), datasets.CompletionIDs.Get(got).Row(i))
+			equal(t, "log-probs", datasets.LogProbs.Get(table).Row(i), datasets.LogProbs.Get(got).Row(i))
 		}
+		again, err := datasets.Encode(got)
+		noError(t, err)
+		if !bytes.Equal(data, again) {
+			t.Errorf("%d rows: the decoded table encodes to other bytes", rows)
+		}
+		want, err := table.Lineage()
+		noError(t, err)
+		lineage, err := got.Lineage()
+		noError(t, err)
+		equal(t, "lineage", want, lineage)
+		table.Release()
+		got.Release()
 	}
 }
 
@@ -48,21 +50,19 @@ func TestCodec(t *testing.T) {
 func TestEncodeIsDeterministic(t *testing.T) {
 	mem := checked(t)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	for _, c := range []datasets.Compression{datasets.Zstd, datasets.LZ4} {
-		var first []byte
-		for _, procs := range []int{1, 2, 8} {
-			runtime.GOMAXPROCS(procs)
-			for range 2 {
-				table := rollouts(t, mem, 20000, 3) // several compression blocks
-				data, err := datasets.Encode(table, c)
-				noError(t, err)
-				table.Release()
-				if first == nil {
-					first = data
-				}
-				if !bytes.Equal(first, data) {
-					t.Fatalf("compression %d on %d processors gives other bytes", c, procs)
-				}
+	var first []byte
+	for _, procs := range []int{1, 2, 8} {
+		runtime.GOMAXPROCS(procs)
+		for range 2 {
+			table := rollouts(t, mem, 20000, 3) // several compression blocks
+			data, err := datasets.Encode(table)
+			noError(t, err)
+			table.Release()
+			if first == nil {
+				first = data
+			}
+			if !bytes.Equal(first, data) {
+				t.Fatalf("%d processors give other bytes", procs)
 			}
 		}
 	}
@@ -70,13 +70,13 @@ func TestEncodeIsDeterministic(t *testing.T) {
 
 // Content addresses of stored tables must survive changes of code and of libraries.
 func TestContentAddressIsStable(t *testing.T) {
-	table := scores(t, checked(t), 1, 0, math.Inf(1), math.NaN())
-	defer table.Release()
-	for c, want := range map[datasets.Compression]string{
-		datasets.Zstd: "blob:0:1346:c6c18d6c43feeefb3ecbb9144f198d09dd5c7b2e2780b2b085f7e98093435474",
-		datasets.LZ4:  "blob:0:1346:72ba480e3075de634918710c8d0ff70ce405f15d2729332970d079e3cf38fa7a",
+	mem := checked(t)
+	for want, table := range map[string]*datasets.Table{
+		"blob:0:1282:63e7c82c6ab5e1a34f445402cddad731fd2f03c0294bc33328fc7318c1eee783":    scores(t, mem, 1, 0, math.Inf(1), math.NaN()),
+		"blob:0:1931170:2b385c76ad837c039cd5489fdb77b312c55ef758b06dc8623fa366f85f3ceadd": rollouts(t, mem, 5000, 1),
 	} {
-		data, err := datasets.Encode(table, c)
+		data, err := datasets.Encode(table)
+		table.Release()
 		noError(t, err)
 		r, err := datasets.SaveBlob(t.Context(), datasets.NewMemory(), data)
 		noError(t, err)
@@ -84,18 +84,38 @@ func TestContentAddressIsStable(t *testing.T) {
 	}
 }
 
-func TestSaveChoosesTheCompression(t *testing.T) {
-	mem, s := checked(t), datasets.NewMemory()
-	for rows, c := range map[int]datasets.Compression{100: datasets.LZ4, 5000: datasets.Zstd} {
-		table := rollouts(t, mem, rows, 1)
-		want, err := datasets.Encode(table, c)
+// Arrow's own library reads what is ours, and we what it writes, however it is compressed.
+func TestEncodeAsArrowDoes(t *testing.T) {
+	mem := checked(t)
+	for _, rows := range []int{0, 1, 9, 20000} {
+		table := rollouts(t, mem, rows, 5)
+		data, err := datasets.Encode(table)
 		noError(t, err)
-		r, err := datasets.Save(t.Context(), s, table)
+		r, err := ipc.NewFileReader(bytes.NewReader(data), ipc.WithAllocator(mem))
 		noError(t, err)
-		got, err := datasets.LoadBlob(t.Context(), s, r)
+		equal(t, "batches", 1, r.NumRecords())
+		rec, err := r.RecordAt(0)
 		noError(t, err)
-		if !bytes.Equal(want, got) {
-			t.Errorf("%d rows are not stored with compression %d", rows, c)
+		if !array.RecordEqual(table.Record(), rec) || !rec.Schema().Equal(table.Record().Schema()) {
+			t.Errorf("%d rows: Arrow reads another table", rows)
+		}
+		rec.Release()
+		noError(t, r.Close())
+		for name, option := range map[string]ipc.Option{"none": ipc.WithAllocator(mem), "zstd": ipc.WithZstd(), "lz4": ipc.WithLZ4()} {
+			path := filepath.Join(t.TempDir(), "table.arrow")
+			f, err := os.Create(path)
+			noError(t, err)
+			w, err := ipc.NewFileWriter(f, ipc.WithSchema(table.Record().Schema()), option)
+			noError(t, err)
+			noError(t, errors.Join(w.Write(table.Record()), w.Close(), f.Close()))
+			theirs, err := os.ReadFile(path)
+			noError(t, err)
+			got, err := datasets.Decode(mem, theirs)
+			noError(t, err)
+			if !array.RecordEqual(table.Record(), got.Record()) {
+				t.Errorf("%d rows, %s: we read another table than Arrow wrote", rows, name)
+			}
+			got.Release()
 		}
 		table.Release()
 	}
@@ -105,7 +125,7 @@ func TestDecodeRefuses(t *testing.T) {
 	mem := checked(t)
 	table := rollouts(t, mem, 10, 1)
 	defer table.Release()
-	data, err := datasets.Encode(table, datasets.Zstd)
+	data, err := datasets.Encode(table)
 	noError(t, err)
 	for name, bad := range map[string][]byte{
 		"nothing":   nil,
@@ -128,7 +148,7 @@ func TestDecodeDamaged(t *testing.T) {
 	mem := checked(t)
 	table := scores(t, mem, 1, 0, 1)
 	defer table.Release()
-	data, err := datasets.Encode(table, datasets.Zstd)
+	data, err := datasets.Encode(table)
 	noError(t, err)
 	for i := range data {
 		for _, flip := range []byte{0x01, 0x80, 0xff} {
@@ -154,11 +174,9 @@ func read(mem memory.Allocator, data []byte) {
 func FuzzDecode(f *testing.F) {
 	mem := memory.DefaultAllocator
 	for _, table := range []*datasets.Table{scores(f, mem, 1, 0), rollouts(f, mem, 2, 1), rollouts(f, mem, 0, 1)} {
-		for _, c := range []datasets.Compression{datasets.Zstd, datasets.LZ4} {
-			data, err := datasets.Encode(table, c)
-			noError(f, err)
-			f.Add(data)
-		}
+		data, err := datasets.Encode(table)
+		noError(f, err)
+		f.Add(data)
 	}
 	f.Fuzz(func(_ *testing.T, data []byte) { read(mem, data) })
 }
@@ -215,27 +233,25 @@ func TestSaveAndLoad(t *testing.T) {
 func BenchmarkCodec(b *testing.B) {
 	mem := memory.DefaultAllocator
 	table := rollouts(b, mem, 1000, 1)
-	for name, c := range map[string]datasets.Compression{"zstd": datasets.Zstd, "lz4": datasets.LZ4} {
-		data, err := datasets.Encode(table, c)
-		noError(b, err)
-		b.Run("encode-"+name, func(b *testing.B) {
-			b.ReportAllocs()
-			b.ReportMetric(float64(len(data)), "file-bytes")
-			for b.Loop() {
-				if _, err := datasets.Encode(table, c); err != nil {
-					b.Fatal(err)
-				}
+	data, err := datasets.Encode(table)
+	noError(b, err)
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		b.ReportMetric(float64(len(data)), "file-bytes")
+		for b.Loop() {
+			if _, err := datasets.Encode(table); err != nil {
+				b.Fatal(err)
 			}
-		})
-		b.Run("decode-"+name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				got, err := datasets.Decode(mem, data)
-				if err != nil {
-					b.Fatal(err)
-				}
-				got.Release()
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			got, err := datasets.Decode(mem, data)
+			if err != nil {
+				b.Fatal(err)
 			}
-		})
-	}
+			got.Release()
+		}
+	})
 }

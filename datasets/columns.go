@@ -1,20 +1,16 @@
 package datasets
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"unsafe"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
-	"github.com/apache/arrow/go/v17/arrow/ipc"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 	flatbuffers "github.com/google/flatbuffers/go"
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 )
 
 // LoadColumn reads one column of the table that r addresses, a chunk per batch, and of
@@ -29,16 +25,6 @@ func LoadColumn(ctx context.Context, s Store, mem memory.Allocator, r Ref, colum
 	return c, nil
 }
 
-// The slots of Arrow's File.fbs, Message.fbs and Schema.fbs, in the vtable's bytes.
-const (
-	footerBatches = 10
-	messageHeader = 8
-	batchNodes    = 6
-	batchBuffers  = 8
-	batchCodec    = 10
-	codecKind     = 4
-)
-
 func loadColumn(ctx context.Context, s Store, mem memory.Allocator, r Ref, column AnyColumn) (_ *arrow.Chunked, err error) {
 	var chunks []arrow.Array
 	defer func() {
@@ -52,84 +38,35 @@ func loadColumn(ctx context.Context, s Store, mem memory.Allocator, r Ref, colum
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	const guess = 8 << 10 // what most footers fit in
-	tail, err := s.GetRange(ctx, r.object(), max(0, r.Bytes-guess), min(guess, r.Bytes))
+	f, err := newFileReader(r.Bytes, func(at, n int64) ([]byte, error) {
+		data, err := s.GetRange(ctx, r.object(), at, n)
+		if err == nil && int64(len(data)) != n {
+			err = fmt.Errorf("damaged file: it ends before byte %d", at+n)
+		}
+		return data, err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if len(tail) < 10 {
-		return nil, errors.New("not an Arrow file")
+	at := f.schema.FieldIndices(column.String())
+	if len(at) != 1 || !arrow.TypeEqual(f.schema.Field(at[0]).Type, column.dataType()) {
+		return nil, fmt.Errorf("no such column of %s in %s", column.dataType(), f.schema)
 	}
-	size := int64(binary.LittleEndian.Uint32(tail[len(tail)-10:])) + 10
-	if size > r.Bytes {
-		return nil, errors.New("damaged file: its footer is longer than it")
-	}
-	if size > int64(len(tail)) {
-		if tail, err = s.GetRange(ctx, r.object(), r.Bytes-size, size); err != nil {
-			return nil, err
-		}
-	}
-	if err := checkFooter(tail); err != nil {
-		return nil, err
-	}
-	schema, err := footerFields(tail)
-	if err != nil {
-		return nil, err
-	}
-	at := schema.FieldIndices(column.String())
-	if len(at) != 1 || !arrow.TypeEqual(schema.Field(at[0]).Type, column.dataType()) {
-		return nil, fmt.Errorf("no such column of %s in %s", column.dataType(), schema)
-	}
-	nodes, buffers := 0, 0
-	for _, f := range schema.Fields()[:at[0]] {
-		n, b := parts(f.Type)
-		nodes, buffers = nodes+n, buffers+b
-	}
-	footer := tail[int64(len(tail))-size : len(tail)-10]
-	root := flatbuffers.Table{Bytes: footer, Pos: flatbuffers.GetUOffsetT(footer)}
-	slot := flatbuffers.UOffsetT(root.Offset(footerBatches))
-	for i := range root.VectorLen(slot) {
-		block := root.Vector(slot) + flatbuffers.UOffsetT(24*i)
-		offset, head := root.GetInt64(block), int64(root.GetInt32(block+8))
-		if head < 8 || offset < 0 || offset+head > r.Bytes {
-			return nil, fmt.Errorf("damaged file: the head of batch %d is %d bytes at %d", i, head, offset)
-		}
-		data, err := s.GetRange(ctx, r.object(), offset, head)
+	for i := range f.blocks {
+		b, err := f.batch(i)
 		if err != nil {
 			return nil, err
 		}
-		b, err := newColumnBatch(data, nodes, buffers)
+		a, err := f.column(mem, *b, at[0])
 		if err != nil {
 			return nil, err
 		}
-		b.read = func(from, n int64) ([]byte, error) {
-			if from < 0 || n < 0 || offset+head+from+n > r.Bytes {
-				return nil, fmt.Errorf("damaged file: a buffer of %d bytes at %d", n, from)
-			}
-			return s.GetRange(ctx, r.object(), offset+head+from, n)
-		}
-		d, err := b.array(mem, column.dataType())
-		if err != nil {
-			return nil, err
-		}
-		a := array.MakeFromData(d)
-		d.Release()
 		chunks = append(chunks, a)
 		if err := checkArray(a, column.dataType()); err != nil {
 			return nil, err
 		}
 	}
 	return arrow.NewChunked(column.dataType(), chunks), nil
-}
-
-// footerFields reads the schema with Arrow's own reader, which needs a file around it.
-func footerFields(tail []byte) (*arrow.Schema, error) {
-	r, err := ipc.NewFileReader(bytes.NewReader(append(append(append([]byte{}, ipc.Magic...), 0, 0), tail...)))
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return r.Schema(), nil
 }
 
 // parts are how many nodes and buffers a column of this type has in a batch.
@@ -144,17 +81,22 @@ func parts(t arrow.DataType) (nodes, buffers int) {
 	return 1, 2
 }
 
+const (
+	codecNone = -1
+	codecLZ4  = 0
+)
+
 // columnBatch walks the nodes and buffers of one column in a batch.
 type columnBatch struct {
 	table         flatbuffers.Table
 	nodes, bufs   flatbuffers.UOffsetT // vectors
 	nodesN, bufsN int
 	node, buffer  int // the next ones
-	codec         int // -1 = none, 0 = LZ4, 1 = Zstd
+	codec         int // codecNone, codecLZ4 or Zstd
 	read          func(from, n int64) ([]byte, error)
 }
 
-func newColumnBatch(head []byte, node, buffer int) (*columnBatch, error) {
+func newColumnBatch(head []byte) (*columnBatch, error) {
 	message := head[8:] // behind the continuation and the length
 	if binary.LittleEndian.Uint32(head) != 0xffffffff {
 		message = head[4:]
@@ -164,7 +106,7 @@ func newColumnBatch(head []byte, node, buffer int) (*columnBatch, error) {
 	if slot == 0 {
 		return nil, errors.New("damaged file: a batch without a header")
 	}
-	b := &columnBatch{node: node, buffer: buffer, codec: -1}
+	b := &columnBatch{codec: codecNone}
 	m.Union(&b.table, slot)
 	nodes, buffers := flatbuffers.UOffsetT(b.table.Offset(batchNodes)), flatbuffers.UOffsetT(b.table.Offset(batchBuffers))
 	if nodes == 0 || buffers == 0 {
@@ -201,15 +143,14 @@ func (b *columnBatch) array(mem memory.Allocator, t arrow.DataType) (arrow.Array
 		}
 	}()
 	for i := range buffers {
-		data, err := b.next()
+		x, err := b.next(mem)
 		if err != nil {
 			return nil, err
 		}
-		if i > 0 || len(data) > 0 {
-			buffers[i] = memory.NewResizableBuffer(mem)
-			buffers[i].Resize(len(data))
-			copy(buffers[i].Bytes(), data)
-		}
+		buffers[i] = x
+	}
+	if buffers[0] != nil && buffers[0].Len() == 0 {
+		buffers[0] = nil
 	}
 	var children []arrow.ArrayData
 	if list, ok := t.(*arrow.ListType); ok {
@@ -229,8 +170,8 @@ func (b *columnBatch) array(mem memory.Allocator, t arrow.DataType) (arrow.Array
 	return array.NewData(t, rows, buffers, children, nulls, 0), nil
 }
 
-// next reads and decompresses the next buffer.
-func (b *columnBatch) next() ([]byte, error) {
+// next reads and decompresses the next buffer. What is not compressed is not copied.
+func (b *columnBatch) next(mem memory.Allocator) (*memory.Buffer, error) {
 	if b.buffer >= b.bufsN {
 		return nil, errors.New("damaged file: a batch with too few buffers")
 	}
@@ -238,32 +179,28 @@ func (b *columnBatch) next() ([]byte, error) {
 	b.buffer++
 	from, n := b.table.GetInt64(at), b.table.GetInt64(at+8)
 	if n == 0 {
-		return nil, nil
+		return memory.NewBufferBytes(nil), nil
 	}
 	data, err := b.read(from, n)
-	if err != nil || b.codec < 0 {
-		return data, err
+	if err != nil {
+		return nil, err
 	}
-	if int64(len(data)) != n || n < 8 {
-		return nil, fmt.Errorf("damaged file: a compressed buffer of %d bytes", len(data))
-	}
-	size := int64(binary.LittleEndian.Uint64(data))
-	if data = data[8:]; size == -1 {
-		return data, nil
-	}
-	if size < 0 || size > MaxDecoded || size > mostRatio*(n+1) {
-		return nil, fmt.Errorf("damaged file: %d bytes that become %d", n, size)
-	}
-	var r io.Reader = lz4.NewReader(bytes.NewReader(data))
-	if b.codec == 1 {
-		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
-		if err != nil {
+	plain, size := data, len(data)
+	if b.codec != codecNone {
+		if plain, size, err = packed(data); err != nil {
 			return nil, err
 		}
-		defer z.Close()
-		r = z
 	}
-	out := make([]byte, size)
-	_, err = io.ReadFull(r, out)
-	return out, err
+	if plain != nil && uintptr(unsafe.Pointer(unsafe.SliceData(plain)))%8 == 0 {
+		return memory.NewBufferBytes(plain), nil
+	}
+	out := memory.NewResizableBuffer(mem)
+	out.Resize(size)
+	if plain != nil {
+		copy(out.Bytes(), plain)
+	} else if err := unpack(out.Bytes(), data, b.codec); err != nil {
+		out.Release()
+		return nil, err
+	}
+	return out, nil
 }

@@ -170,7 +170,7 @@ func TestJoin(t *testing.T) {
 	lineage, err := joined.Lineage()
 	noError(t, err)
 	equal(t, "lineage", datasets.Lineage{}, lineage)
-	if _, err := datasets.Encode(joined, datasets.Zstd); err == nil {
+	if _, err := datasets.Encode(joined); err == nil {
 		t.Error("a joined table was encoded")
 	}
 	short := scores(t, mem, 1)
@@ -235,7 +235,7 @@ func encode(t testing.TB, table *datasets.Table) []byte {
 	plain, err := table.WithLineage(datasets.Lineage{})
 	noError(t, err)
 	defer plain.Release()
-	data, err := datasets.Encode(plain, datasets.Zstd)
+	data, err := datasets.Encode(plain)
 	noError(t, err)
 	return data
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
-	"github.com/apache/arrow/go/v17/arrow/ipc"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 )
 
@@ -67,14 +66,10 @@ func (w *Writer) write(t *Table) error {
 		return nil
 	}
 	if w.spool == nil {
-		option := ipc.WithZstd()
-		if optional > 0 { // it is written again
-			option = ipc.WithLZ4()
-		}
-		if w.spool, err = newSpool(w.first.record.Schema(), option); err != nil {
+		if w.spool, err = newSpool(w.first.record.Schema()); err != nil {
 			return err
 		}
-		if err := w.spool.ipc.Write(w.first.record); err != nil {
+		if err := w.spool.ipc.write(w.first.record); err != nil {
 			return err
 		}
 		w.first.Release()
@@ -83,7 +78,7 @@ func (w *Writer) write(t *Table) error {
 	if !t.record.Schema().Equal(w.spool.schema) || !t.record.Schema().Metadata().Equal(w.spool.schema.Metadata()) {
 		return errors.New("a batch of other columns or lineage than the first")
 	}
-	return w.spool.ipc.Write(t.record)
+	return w.spool.ipc.write(t.record)
 }
 
 // filled reports whether some text or list is not empty.
@@ -132,7 +127,7 @@ func (w *Writer) Save(ctx context.Context, s Store) (Ref, error) {
 
 // finish ends the spool; a sparse one is written anew without its empty columns.
 func (w *Writer) finish(ctx context.Context) error {
-	if err := w.spool.ipc.Close(); err != nil {
+	if err := w.spool.ipc.close(); err != nil {
 		return err
 	}
 	if len(w.filled) == 0 {
@@ -141,39 +136,33 @@ func (w *Writer) finish(ctx context.Context) error {
 	from := w.spool
 	defer from.remove()
 	w.spool = nil
-	r, err := ipc.NewFileReader(from.file, ipc.WithAllocator(w.mem))
+	r, err := newFileReader(from.size, at(from.file))
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	for i := range r.NumRecords() {
+	for i := range r.blocks {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		Progress(ctx)
-		rec, err := r.RecordAt(i)
+		whole, err := r.part(w.mem, i)
 		if err != nil {
 			return err
 		}
-		columns, err := declared(rec)
-		if err != nil {
-			rec.Release()
-			return err
-		}
-		t := w.dropped(rec, columns)
-		rec.Release()
+		t := w.dropped(whole.record, whole.columns)
+		whole.Release()
 		if w.spool == nil {
-			w.spool, err = newSpool(t.record.Schema(), ipc.WithZstd())
+			w.spool, err = newSpool(t.record.Schema())
 		}
 		if err == nil {
-			err = w.spool.ipc.Write(t.record)
+			err = w.spool.ipc.write(t.record)
 		}
 		t.Release()
 		if err != nil {
 			return err
 		}
 	}
-	return w.spool.ipc.Close()
+	return w.spool.ipc.close()
 }
 
 // dropped is a record as a table without the columns that are to go.
@@ -207,16 +196,16 @@ type spool struct {
 	sum    digest.Hash
 	size   int64
 	schema *arrow.Schema
-	ipc    *ipc.FileWriter
+	ipc    *fileWriter
 }
 
-func newSpool(schema *arrow.Schema, compression ipc.Option) (*spool, error) {
+func newSpool(schema *arrow.Schema) (*spool, error) {
 	f, err := os.CreateTemp("", "gradus-*.arrow")
 	if err != nil {
 		return nil, err
 	}
 	s := &spool{file: f, sum: sha256.New(), schema: schema}
-	if s.ipc, err = ipc.NewFileWriter(s, ipc.WithSchema(schema), compression); err != nil {
+	if s.ipc, err = newFileWriter(s, schema); err != nil {
 		return nil, errors.Join(err, s.remove())
 	}
 	return s, nil
@@ -227,14 +216,6 @@ func (s *spool) Write(p []byte) (int, error) {
 	s.sum.Write(p[:n])
 	s.size += int64(n)
 	return n, err
-}
-
-// Seek tells the position, which is all that Arrow's writer asks.
-func (s *spool) Seek(offset int64, whence int) (int64, error) {
-	if offset != 0 || whence != io.SeekCurrent {
-		return 0, errors.New("spool: seek beyond telling the position")
-	}
-	return s.size, nil
 }
 
 func (s *spool) remove() error { return errors.Join(s.file.Close(), os.Remove(s.file.Name())) }
@@ -273,13 +254,9 @@ func scan(ctx context.Context, s Store, mem memory.Allocator, r Ref, yield func(
 	if err := fetch(ctx, s, r, f); err != nil {
 		return err
 	}
-	tail := make([]byte, min(r.Bytes, 4<<20))
-	if _, err := f.ReadAt(tail, r.Bytes-int64(len(tail))); err != nil {
-		return fmt.Errorf("scan %s: %w", r.object(), err)
-	}
 	more := true
 	for i := 0; more; i++ {
-		t, end, err := batch(mem, f, tail, i)
+		t, end, err := batch(mem, f, r.Bytes, i)
 		if err != nil {
 			return fmt.Errorf("scan %s: batch %d: %w", r.object(), i, err)
 		}
@@ -322,8 +299,17 @@ func fetch(ctx context.Context, s Store, r Ref, f io.Writer) error {
 	return nil
 }
 
+// at reads parts of a file.
+func at(f io.ReaderAt) func(at, n int64) ([]byte, error) {
+	return func(at, n int64) ([]byte, error) {
+		data := make([]byte, n)
+		_, err := f.ReadAt(data, at)
+		return data, err
+	}
+}
+
 // batch decodes batch i of a file; end says that there is none.
-func batch(mem memory.Allocator, f ipc.ReadAtSeeker, tail []byte, i int) (t *Table, end bool, err error) {
+func batch(mem memory.Allocator, f io.ReaderAt, size int64, i int) (t *Table, end bool, err error) {
 	b := newBudget(mem, MaxDecoded)
 	defer func() {
 		if p := recover(); p != nil {
@@ -331,25 +317,13 @@ func batch(mem memory.Allocator, f ipc.ReadAtSeeker, tail []byte, i int) (t *Tab
 		}
 		b.settle(err != nil)
 	}()
-	if err := checkFooter(tail); err != nil {
-		return nil, false, err
-	}
-	r, err := ipc.NewFileReader(f, ipc.WithAllocator(b))
+	r, err := newFileReader(size, at(f))
 	if err != nil {
 		return nil, false, err
 	}
-	defer r.Close()
-	if i >= r.NumRecords() {
+	if i >= len(r.blocks) {
 		return nil, true, nil
 	}
-	rec, err := r.RecordAt(i)
-	if err != nil {
-		return nil, false, err
-	}
-	columns, err := declared(rec)
-	if err != nil {
-		rec.Release()
-		return nil, false, err
-	}
-	return &Table{record: rec, columns: columns}, false, nil
+	t, err = r.part(b, i)
+	return t, false, err
 }

@@ -133,7 +133,7 @@ func writeReports(o claimsOptions, reports []*claims.Report) error {
 		return fmt.Errorf("write claims: %w", err)
 	}
 	defer table.Release()
-	stored, err := datasets.Encode(table, datasets.Zstd)
+	stored, err := datasets.Encode(table)
 	if err != nil {
 		return fmt.Errorf("write claims: %w", err)
 	}

@@ -273,7 +273,7 @@ func encoded(t *testing.T, o families.Options) (ids, prompts []string, data []by
 	}
 	defer problems.Release()
 	ids, prompts = datasets.ProblemID.Get(problems), datasets.Prompt.Get(problems)
-	if data, err = datasets.Encode(problems, datasets.Zstd); err != nil {
+	if data, err = datasets.Encode(problems); err != nil {
 		t.Fatal(err)
 	}
 	return ids, prompts, data
