@@ -103,9 +103,15 @@ func (r jsonRow) field(key string) (v any, ok bool) {
 	if !ok {
 		return nil, false
 	}
+	switch { // raw was checked with the row
+	case raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0:
+		return string(raw[1 : len(raw)-1]), true
+	case raw[0] == '-' || raw[0]-'0' < 10:
+		return json.Number(raw), true
+	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
-	return v, d.Decode(&v) == nil // it was parsed with the row
+	return v, d.Decode(&v) == nil
 }
 
 func parseRow(line []byte) (jsonRow, error) {
