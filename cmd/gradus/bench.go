@@ -124,14 +124,17 @@ func benchCommand(t *target) *cobra.Command {
 	})
 
 	rows, rollouts, problems := 0, 0, 0
-	f = add("data", "Import of problems, JSON lines to Arrow, and the near-duplicate pass of a preparation", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
-		figures, err := benchData(ctx, rows, rollouts)
+	var against others
+	f = add("data", "Import of problems, JSON lines to Arrow, and the near-duplicate pass of a preparation", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		figures, err := benchData(ctx, rows, rollouts, against, c.ErrOrStderr())
 		if err != nil {
 			return figures, err
 		}
 		pass, err := benchDeduplicate(problems)
 		return append(figures, pass...), err
 	})
+	f.StringSliceVar(&against.names, "against", []string{"polars", "duckdb"}, "libraries of Python that read the same JSON lines; what is not installed is left out")
+	f.StringVar(&against.python, "python", "python3", "the Python that has them")
 	f.IntVar(&problems, "duplicates", 100_000, "problems of the near-duplicate pass; 1000000 is the full size")
 	f.IntVar(&rows, "rows", 200_000, "problems to import; 5000000 is the full size")
 	f.IntVar(&rollouts, "rollouts", 20_000, "rollouts to read; 230000 is the full size")

@@ -3,13 +3,17 @@ package main
 import (
 	"bufio"
 	"context"
+	_ "embed" // the script
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +23,7 @@ import (
 
 // benchData measures the import of generated problems and the reading of JSON lines.
 // The import's memory is this process's peak, so it comes first.
-func benchData(ctx context.Context, rows, rollouts int) (figures []figure, err error) {
+func benchData(ctx context.Context, rows, rollouts int, o others, progress io.Writer) (figures []figure, err error) {
 	dir, err := os.MkdirTemp("", "gradus-bench-")
 	if err != nil {
 		return nil, err
@@ -44,35 +48,82 @@ func benchData(ctx context.Context, rows, rollouts int) (figures []figure, err e
 	if err := os.Remove(problems); err != nil {
 		return nil, err
 	}
-	speed, err := benchJSONL(ctx, filepath.Join(dir, "rollouts.jsonl"), rollouts)
-	if err != nil {
-		return nil, err
-	}
-	return append(figures, atLeast("data/ndjson-mb-per-second", speed, "MB/s", 1300)), nil
+	read, err := benchJSONL(ctx, filepath.Join(dir, "rollouts.jsonl"), rollouts, o, progress)
+	return append(figures, read...), err
 }
 
-// benchJSONL writes rollouts to a file and returns how many MB of it a second become
-// Arrow, the best of three.
-func benchJSONL(ctx context.Context, path string, rows int) (best float64, err error) {
+// others are the libraries of Python that read the same file for comparison.
+type others struct {
+	python string
+	names  []string // polars, duckdb
+}
+
+//go:embed ndjson.py
+var ndjson string
+
+// seconds is how long a library takes for the rows of a file.
+func (o others) seconds(ctx context.Context, library, path string, rows int) (float64, error) {
+	out, err := exec.CommandContext(ctx, o.python, "-c", ndjson, library, path).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = errors.New(lastLine(string(exit.Stderr)))
+		}
+		return 0, fmt.Errorf("%s of %s: %w", library, o.python, err)
+	}
+	var read int
+	var seconds float64
+	if _, err := fmt.Sscan(string(out), &read, &seconds); err != nil || read != rows {
+		return 0, fmt.Errorf("%s: %q, want %d rows and seconds", library, out, rows)
+	}
+	return seconds, nil
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+// benchJSONL writes rollouts to a file and measures how many MB of it a second become
+// Arrow, and how many times as fast that is as the fastest of the other libraries: each
+// the best of three by turns.
+func benchJSONL(ctx context.Context, path string, rows int, o others, progress io.Writer) ([]figure, error) {
 	if err := generate(path, rows, rolloutLine); err != nil {
-		return 0, err
+		return nil, err
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	ours, fastest := math.Inf(1), math.Inf(1)
 	for range 3 {
-		start := time.Now()
-		n, err := countRows(ctx, path)
+		took, err := timed(func() error {
+			n, err := countRows(ctx, path)
+			if err == nil && n != int64(rows) {
+				err = fmt.Errorf("%s: %d rows of %d", path, n, rows)
+			}
+			return err
+		})
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if n != int64(rows) {
-			return 0, fmt.Errorf("%s: %d rows of %d", path, n, rows)
-		}
-		best = max(best, float64(info.Size())/1e6/time.Since(start).Seconds())
+		ours = min(ours, took)
+		o.names = slices.DeleteFunc(o.names, func(library string) bool {
+			took, err := o.seconds(ctx, library, path, rows)
+			if err != nil {
+				fmt.Fprintf(progress, "not compared: %v\n", err)
+				return true
+			}
+			fmt.Fprintf(progress, "%s: %.2f s\n", library, took)
+			fastest = min(fastest, took)
+			return false
+		})
 	}
-	return best, nil
+	figures := []figure{atLeast("data/ndjson-mb-per-second", float64(info.Size())/1e6/ours, "MB/s", 1300)}
+	if len(o.names) > 0 {
+		figures = append(figures, atLeast("data/ndjson-ratio", fastest/ours, "of "+strings.Join(o.names, ", "), 1))
+	}
+	return figures, ctx.Err()
 }
 
 func countRows(ctx context.Context, path string) (n int64, err error) {

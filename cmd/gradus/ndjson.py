@@ -1,0 +1,17 @@
+"""Reads the JSON lines of a file once by another library, and prints the seconds."""
+import sys
+import time
+
+library, path = sys.argv[1:]
+if library == "polars":
+    import polars
+
+    start = time.perf_counter()
+    rows = polars.read_ndjson(path).height
+else:
+    import duckdb
+
+    start = time.perf_counter()
+    duckdb.sql(f"CREATE TABLE rows AS SELECT * FROM read_json('{path}', format='newline_delimited')")
+    rows = duckdb.sql("SELECT count(*) FROM rows").fetchone()[0]
+print(rows, time.perf_counter() - start)
