@@ -30,6 +30,8 @@ var layers = map[string][]string{
 	"policy/chat":        {},
 	"policy/tokenizer":   {},
 	"statistics":         {},
+	"openai":             {},
+	"serve":              {"datasets", "openai", "policy"},
 	"ledger":             {"datasets", "datasets/exchange", "sampling", "recipes", "activities"},
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes", "datasets/prepare"},
 	"workflows":          {"datasets", "recipes", "activities", "statistics", "datasets/prepare"},
@@ -38,7 +40,7 @@ var layers = map[string][]string{
 	"stack":              {"datasets"},
 	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack", "datasets/prepare"},
+	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack", "datasets/prepare", "serve"},
 }
 
 // heavy is who alone may import a library.

@@ -191,6 +191,9 @@ func (b batch) promptTokens() (tokens []int32, bias []float32) {
 	return tokens, hidden
 }
 
+// Check reports why a prompt cannot be continued by up to room tokens.
+func (c Config) Check(prompt []int32, room int) error { return c.validate(prompt, nil, room) }
+
 // validate checks one row against the model.
 func (c Config) validate(prompt, completion []int32, room int) error {
 	if len(prompt) == 0 {

@@ -78,7 +78,7 @@ func (w Workload) rows(seed uint64) []Prompt {
 	for range w.Prompts {
 		ids := w.draw(rng, w.PromptLength)
 		for range w.Samples {
-			rows = append(rows, Prompt{ids, rng.Uint64()})
+			rows = append(rows, Prompt{IDs: ids, Stream: rng.Uint64()})
 		}
 	}
 	return rows

@@ -37,7 +37,7 @@ func repeatedPrompts(rows []Row, n int) []Prompt {
 	var prompts []Prompt
 	for i, r := range rows {
 		for j := range n {
-			prompts = append(prompts, Prompt{r.Prompt, uint64(1000*i + j)})
+			prompts = append(prompts, Prompt{IDs: r.Prompt, Stream: uint64(1000*i + j)})
 		}
 	}
 	return prompts

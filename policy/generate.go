@@ -18,6 +18,10 @@ import (
 type Prompt struct {
 	IDs    []int32
 	Stream uint64 // key of the row's randomness: from seed, step, stage, problem, group and sample
+
+	// Watch, where there is one, is told every token as it is drawn, with the logits it
+	// was drawn from, its to read until it returns. false ends the completion there.
+	Watch func(token int32, logprob float32, logits []float32) bool
 }
 
 // Completion is what was generated for a Prompt.
@@ -29,7 +33,7 @@ type Completion struct {
 
 // The values of Completion.FinishReason.
 const (
-	FinishStop   = "stop"   // the policy drew its end token
+	FinishStop   = "stop"   // the policy drew its end token, or Prompt.Watch had enough
 	FinishLength = "length" // max_completion_length was reached
 )
 
@@ -114,7 +118,10 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 			r := &result[row]
 			r.IDs, r.LogProbs, r.Entropies = append(r.IDs, token), append(r.LogProbs, logprob), append(r.Entropies, entropy)
 			tokens[place] = token
+			watch := prompts[row].Watch
 			switch {
+			case watch != nil && !watch(token, logprob, column):
+				r.FinishReason = FinishStop
 			case slices.Contains(e.decoder.EOSTokenID, token):
 				r.FinishReason = FinishStop
 			case len(r.IDs) == s.MaxCompletionLength:
