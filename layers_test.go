@@ -33,14 +33,14 @@ var layers = map[string][]string{
 	"openai":             {},
 	"serve":              {"datasets", "openai", "policy"},
 	"ledger":             {"datasets", "datasets/exchange", "sampling", "recipes", "activities"},
-	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes", "datasets/prepare"},
+	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes", "datasets/prepare", "openai"},
 	"workflows":          {"datasets", "recipes", "activities", "statistics", "datasets/prepare"},
 	"claims":             {"datasets", "recipes", "statistics", "workflows"},
 	"simulate":           {"datasets", "datasets/families", "reward", "curriculum", "policy", "recipes", "activities", "workflows"},
 	"stack":              {"datasets"},
 	"chaos":              {"datasets", "policy", "activities", "workflows", "stack", "worker"},
 	"worker":             {"datasets", "reward", "workflows", "activities"},
-	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack", "datasets/prepare", "serve"},
+	"cmd/gradus":         {"datasets", "datasets/exchange", "datasets/files", "datasets/filter", "ledger", "reward", "sampling", "policy", "recipes", "activities", "workflows", "claims", "simulate", "chaos", "worker", "stack", "datasets/prepare", "serve", "openai"},
 }
 
 // heavy is who alone may import a library.

@@ -31,6 +31,7 @@ type Activities struct {
 	Store    datasets.Store
 	Policies *Policies // loaded policies, engines and the trainer; nil on a worker that runs no model
 	Scorer   *reward.Scorer
+	Remote   Remote // how rollouts are drawn elsewhere
 	Log      zerolog.Logger
 
 	// Stall is how long a stage may make no progress before it is given up; 0 =

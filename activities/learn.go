@@ -167,7 +167,8 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 		MeasureEvery, TopK int
 		Metrics            map[string]float64
 		Cap                float64 `json:",omitempty"`
-	}{learningKey(plan), plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics, gapCap(plan)})}
+		Mode               string  `json:",omitempty"`
+	}{learningKey(plan), plan.Backend, plan.MeasureEvery, plan.MaskTopK, in.Metrics, gapCap(plan), gapMode(plan)})}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		batch, err := a.batch(ctx, plan, in)
 		if err != nil {
@@ -194,7 +195,7 @@ func (a *Activities) Update(ctx context.Context, in UpdateInput) (Output, error)
 				if err != nil {
 					return datasets.Result{}, fmt.Errorf("score by the policy to be updated: %w", err)
 				}
-				maps.Copy(metrics, gapMetrics(policy.Correct(batch, scored, limit)))
+				maps.Copy(metrics, gapMetrics(policy.Correct(batch, scored, limit, plan.ImportanceSamplingMode)))
 			}
 			out, err = a.Policies.train(ctx, plan.Backend, in.Policy, in.Policy.Hash == in.Reference.Hash, l, func(t Trainer, _ *policy.Tokenizer) error {
 				m, err := t.Update(ctx, batch, plan.Learning)
@@ -341,10 +342,19 @@ func (a *Activities) divergence(ctx context.Context, plan recipes.Plan, in Updat
 // gapCap is the cap of the weights for the gap between the policy that drew and
 // the one that learns, 0 where there is none.
 func gapCap(plan recipes.Plan) float64 {
-	if plan.MaxStaleness == 0 {
+	if plan.MaxStaleness == 0 && plan.Rollout.Engine == "" || !plan.ImportanceSamplingCorrection {
 		return 0
 	}
 	return plan.ImportanceSamplingCap
+}
+
+// gapMode is the mode of these weights where it is not the default, or there are
+// none.
+func gapMode(plan recipes.Plan) string {
+	if gapCap(plan) == 0 || plan.ImportanceSamplingMode == policy.TokenTruncate {
+		return ""
+	}
+	return plan.ImportanceSamplingMode
 }
 
 // gapMetrics are the figures of a policy gap, under TRL's names where it has them.

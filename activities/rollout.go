@@ -177,7 +177,8 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		Sampling         policy.Sampling
 		Shard, Shards    int
 		Chat             policy.Chat `json:",omitzero"`
-	}{in.Purpose, plan.Backend, sampling, in.Shard, in.Shards, plan.Chat()})}
+		Elsewhere        []string    `json:",omitempty"`
+	}{in.Purpose, plan.Backend, sampling, in.Shard, in.Shards, plan.Chat(), elsewhere(plan)})}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		model, err := a.Policies.model(ctx, in.Policy)
 		if err != nil {
@@ -204,6 +205,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 			logprobs, entropies                      [][]float32
 		}
 		var rows []policy.Prompt
+		var texts []string
 		for g := lo; g < hi; g++ {
 			tokens, err := model.Tokenizer.Prompt(plan.Chat(), prompts[g], prefills[g])
 			if err != nil {
@@ -213,15 +215,22 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 				rows = append(rows, policy.Prompt{IDs: tokens, Stream: datasets.Stream(plan.Seed, "rollout", in.Purpose, in.Step, ids[g], groups[g], s)})
 				c.group, c.sample, c.level, c.hint = append(c.group, groups[g]), append(c.sample, s), append(c.level, levels[g]), append(c.hint, hints[g])
 				c.id, c.origin, c.parent = append(c.id, ids[g]), append(c.origin, origins[g]), append(c.parent, parents[g])
-				c.policy, c.prompt = append(c.policy, in.Policy.Hash), append(c.prompt, tokens)
+				c.policy, c.prompt, texts = append(c.policy, in.Policy.Hash), append(c.prompt, tokens), append(texts, prompts[g]+prefills[g])
 			}
 		}
 		begin := time.Now()
-		completions, err := engine.Generate(ctx, rows, sampling, func(done, total int) {
+		progress := func(done, total int) {
 			if remote(ctx) && time.Since(begin) > pulse(ctx) {
 				activity.RecordHeartbeat(ctx, done, total)
 			}
-		})
+		}
+		var completions []policy.Completion
+		rescored := 0
+		if plan.Rollout.Engine == "" {
+			completions, err = engine.Generate(ctx, rows, sampling, progress)
+		} else {
+			completions, rescored, err = a.ask(ctx, plan, asked{policy: in.Policy, model: model, engine: engine, sampling: sampling, texts: texts, rows: rows, prompts: c.prompt}, progress)
+		}
 		if err != nil {
 			return datasets.Result{}, fmt.Errorf("generate: %w", err)
 		}
@@ -236,6 +245,6 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 			datasets.Origin.Of(c.origin), datasets.Parent.Of(c.parent), datasets.HintLevel.Of(c.hint), datasets.PolicyVersion.Of(c.policy),
 			datasets.PromptIDs.OfSlices(c.prompt), datasets.CompletionIDs.OfSlices(c.tokens), datasets.LogProbs.OfSlices(c.logprobs),
 			datasets.Entropies.OfSlices(c.entropies), datasets.Completion.Of(c.text), datasets.FinishReason.Of(c.finish))
-		return datasets.Result{Tables: map[string]datasets.Ref{TableRollouts: ref}, Metrics: map[string]float64{"tokens": float64(generated)}}, err
+		return datasets.Result{Tables: map[string]datasets.Ref{TableRollouts: ref}, Metrics: map[string]float64{"tokens": float64(generated), MetricRescored: float64(rescored)}}, err
 	})
 }

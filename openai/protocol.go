@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -123,17 +124,28 @@ func (p Prompts) MarshalJSON() ([]byte, error) {
 }
 
 // Logprob asks for log-probabilities: a number of alternatives in completions, a
-// yes in chat completions.
+// yes ([LogprobYes]) in chat completions.
 type Logprob int
 
-// UnmarshalJSON reads a number or a boolean: false is -1, true is 0.
+// LogprobYes asks for those of the tokens themselves, in the words of a chat.
+const LogprobYes Logprob = -2
+
+// MarshalJSON writes a number, or true.
+func (l Logprob) MarshalJSON() ([]byte, error) {
+	if l == LogprobYes {
+		return []byte("true"), nil
+	}
+	return json.Marshal(int(l))
+}
+
+// UnmarshalJSON reads a number or a boolean; false is -1.
 func (l *Logprob) UnmarshalJSON(raw []byte) error {
 	switch string(raw) {
 	case "false":
 		*l = -1
 		return nil
 	case "true":
-		*l = 0
+		*l = LogprobYes
 		return nil
 	}
 	if json.Unmarshal(raw, (*int)(l)) != nil || *l < 0 {
@@ -336,4 +348,68 @@ func Invalid(param, format string, args ...any) *Error {
 // ErrorBody is the body of a refusal.
 type ErrorBody struct {
 	Error *Error `json:"error"`
+}
+
+// Drawn is a completion as a server gave it.
+type Drawn struct {
+	Prompt       []int32   // ids, nil where the server gave none
+	IDs          []int32   // of the completion, nil where the server gave none
+	LogProbs     []float32 // per id, nil where the server gave none
+	Text         string
+	FinishReason string // stop or length
+}
+
+// Read takes the only choice out of an answer. What is no whole completion is an
+// error.
+func (r Response) Read() (d Drawn, err error) {
+	if len(r.Choices) != 1 {
+		return d, fmt.Errorf("%d choices, want 1", len(r.Choices))
+	}
+	c := r.Choices[0]
+	reason := ""
+	if c.FinishReason != nil {
+		reason = *c.FinishReason
+	}
+	switch reason {
+	case "stop", "eos", "end_turn":
+		d.FinishReason = "stop"
+	case "length", "max_tokens":
+		d.FinishReason = "length"
+	default:
+		return d, fmt.Errorf("finish_reason is %q, want stop or length", reason)
+	}
+	d.Prompt, d.IDs = c.PromptTokenIDs, c.TokenIDs
+	if d.Prompt == nil {
+		d.Prompt = r.PromptTokenIDs
+	}
+	switch {
+	case c.Text != nil:
+		d.Text = *c.Text
+	case c.Message != nil:
+		d.Text = string(c.Message.Content)
+	default:
+		return d, fmt.Errorf("a choice without text and message")
+	}
+	if c.Logprobs == nil {
+		return d, nil
+	}
+	tokens, logprobs := c.Logprobs.Tokens, c.Logprobs.TokenLogprobs
+	for _, t := range c.Logprobs.Content {
+		tokens, logprobs = append(tokens, t.Token), append(logprobs, t.Logprob)
+	}
+	if d.IDs == nil {
+		for _, t := range tokens {
+			number, ok := strings.CutPrefix(t, "token_id:")
+			id, err := strconv.ParseInt(number, 10, 32)
+			if !ok || err != nil {
+				d.IDs = nil
+				break
+			}
+			d.IDs = append(d.IDs, int32(id))
+		}
+	}
+	if len(logprobs) == len(d.IDs) && len(logprobs) > 0 {
+		d.LogProbs = logprobs
+	}
+	return d, nil
 }

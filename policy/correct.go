@@ -1,14 +1,30 @@
 package policy
 
-import "math"
+import (
+	"math"
+	"strings"
+)
+
+// Modes of [Correct], as TRL's vllm_importance_sampling_mode has them.
+const (
+	TokenTruncate    = "token_truncate"    // a token's ratio, at most the limit
+	TokenMask        = "token_mask"        // a token's ratio, 0 above the limit
+	SequenceTruncate = "sequence_truncate" // the product of a completion's ratios, at most the limit
+	SequenceMask     = "sequence_mask"     // that product, 0 above the limit
+)
+
+// CorrectionModes are the modes of [Correct].
+func CorrectionModes() []string {
+	return []string{TokenTruncate, TokenMask, SequenceTruncate, SequenceMask}
+}
 
 // Gap is how far the policy that is to be updated, the proximal one, is from the
 // one that drew the completions, the behaviour policy. Means are over the tokens
 // that are trained on, weighted by the mask.
 type Gap struct {
-	Mean      float64 // of the truncated weights
-	Max       float64 // greatest truncated weight
-	Truncated float64 // share of the tokens whose weight is the cap
+	Mean      float64 // of the weights
+	Max       float64 // greatest weight
+	Truncated float64 // share of the tokens whose ratio is above the limit
 	KL        float64 // k3 estimate of KL(behaviour ‖ proximal), nats
 }
 
@@ -23,7 +39,14 @@ type Gap struct {
 // loss_type, and the clip is about the policy as it was before the update. The KL
 // term has no weight. A sample without OldLogProbs stays as it is. Columns are
 // replaced, not changed.
-func Correct(samples []Sample, scored []Scored, limit float64) (g Gap) {
+//
+// That is [TokenTruncate]. Of the other modes, those by sequence take the product
+// of a completion's ratios, over the tokens that are trained on, as the ratio of
+// each of its tokens (no bias from the order of tokens, more variance); those that
+// mask give 0 to what is above the limit, as IcePop does with tokens
+// (arXiv:2510.18855).
+func Correct(samples []Sample, scored []Scored, limit float64, mode string) (g Gap) {
+	sequence, masked := strings.HasPrefix(mode, "sequence"), strings.HasSuffix(mode, "mask")
 	total := 0.0
 	for i := range samples {
 		s := &samples[i]
@@ -31,10 +54,23 @@ func Correct(samples []Sample, scored []Scored, limit float64) (g Gap) {
 			continue
 		}
 		advantages := make([]float32, len(s.Advantages))
+		whole := 0.0 // log of the completion's ratio
+		for t, proximal := range scored[i].LogProbs {
+			if s.mask(t) > 0 {
+				whole += float64(proximal) - float64(s.OldLogProbs[t])
+			}
+		}
 		for t, proximal := range scored[i].LogProbs {
 			d := float64(proximal) - float64(s.OldLogProbs[t])
 			ratio := math.Exp(d)
-			w := min(ratio, limit)
+			weighed := ratio
+			if sequence {
+				weighed = math.Exp(whole)
+			}
+			w := min(weighed, limit)
+			if masked && weighed > limit {
+				w = 0
+			}
 			advantages[t] = float32(w * float64(s.Advantages[t]))
 			m := s.mask(t)
 			if m == 0 {
@@ -44,7 +80,7 @@ func Correct(samples []Sample, scored []Scored, limit float64) (g Gap) {
 			g.Mean += m * w
 			g.Max = max(g.Max, w)
 			g.KL += m * (ratio - 1 - d)
-			if ratio > limit {
+			if weighed > limit {
 				g.Truncated += m
 			}
 		}

@@ -41,7 +41,7 @@ func TestCorrect(t *testing.T) {
 		c.gap.KL = (1 - math.Log(2) + 3 - math.Log(4) - .5 + math.Log(2)) / 3
 		samples := make2()
 		given := samples[0]
-		gap := Correct(samples, proximal, c.limit)
+		gap := Correct(samples, proximal, c.limit, TokenTruncate)
 		want := []float32{float32(c.weights[0]), float32(c.weights[1]), float32(-c.weights[2])}
 		if d := cmp.Diff(want, samples[0].Advantages[:3], near) + cmp.Diff(c.gap, gap, near) +
 			cmp.Diff(proximal[0].LogProbs, samples[0].OldLogProbs) + cmp.Diff(make2()[1], samples[1]) + cmp.Diff(make2()[0], given); d != "" {
@@ -66,7 +66,7 @@ func TestCorrect(t *testing.T) {
 	// The clip is about the proximal policy: ρ = 1/2 ÷ 1/4 is cut to 1.2 however
 	// far the behaviour policy was, and the weight multiplies what is left.
 	samples := []Sample{{Prompt: []int32{1}, Completion: []int32{0}, OldLogProbs: logs(.125), Advantages: []float32{1}}}
-	Correct(samples, []Scored{{LogProbs: logs(.25)}}, 1.5)
+	Correct(samples, []Scored{{LogProbs: logs(.25)}}, 1.5, TokenTruncate)
 	m, err := uniformTrainer(t).Update(context.Background(), samples, still(LossDAPO))
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func SplitFork(raw []byte) (*Origin, json.RawMessage, error) {
 // respond is not among them: what a policy must be able to read is settled when
 // it is made.
 var forkable = []string{
-	"seed", "backend", "reuse", "short_batch", "rollout_shards", "propose", "assess", "select", "mask",
+	"seed", "backend", "reuse", "short_batch", "rollout_shards", "rollout", "propose", "assess", "select", "mask",
 }
 
 // Continue is a plan with changes, for a run that goes on from where one with

@@ -5,6 +5,7 @@ package recipes
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 
 	"github.com/gradus-rl/gradus/datasets"
@@ -52,8 +53,13 @@ type Plan struct {
 	// others are learnt from. 0 draws a step when the one before is done.
 	MaxStaleness int `json:"max_staleness"`
 	// ImportanceSamplingCap bounds the weight that a token has for the policy gap, as
-	// TRL's vllm_importance_sampling_cap; see policy.Correct. Used with max_staleness.
-	ImportanceSamplingCap float64 `json:"importance_sampling_cap"`
+	// TRL's vllm_importance_sampling_cap; see policy.Correct. Used with max_staleness
+	// and with rollouts of another engine.
+	ImportanceSamplingCap        float64 `json:"importance_sampling_cap"`
+	ImportanceSamplingMode       string  `json:"importance_sampling_mode"`       // token_truncate, token_mask, sequence_truncate or sequence_mask
+	ImportanceSamplingCorrection bool    `json:"importance_sampling_correction"` // false: the gap is neither weighed nor measured
+
+	Rollout Rollout `json:"rollout"` // what draws completions
 
 	Propose datasets.Call   `json:"propose"` // which problems
 	Assess  datasets.Call   `json:"assess"`  // how hard they are
@@ -82,6 +88,57 @@ type Model struct {
 	NumKeyValueHeads  int     `json:"num_key_value_heads"`
 	RopeTheta         float64 `json:"rope_theta"`
 	TieWordEmbeddings bool    `json:"tie_word_embeddings"`
+}
+
+// EngineOpenAI is the Rollout.Engine that asks servers of the OpenAI protocol.
+const EngineOpenAI = "openai"
+
+// Rollout says what draws completions. Where servers do, how they get the weights
+// of an update is the rollout worker's to know.
+type Rollout struct {
+	Engine         string   `json:"engine"`          // "" = the worker's own, or openai
+	Endpoints      []string `json:"endpoints"`       // base addresses of servers, such as http://host:8000
+	API            string   `json:"api"`             // completions, or chat: the server's chat template then makes the prompt
+	Model          string   `json:"model"`           // name of the model in requests; "" leaves it to the server
+	MaxConcurrency int      `json:"max_concurrency"` // requests at once, per endpoint and rollout shard
+	Timeout        float64  `json:"timeout"`         // seconds of one request
+	Tries          int      `json:"tries"`           // of one request, on whatever endpoint, before the shard is tried anew
+}
+
+func (r Rollout) validate() error {
+	for _, n := range []struct {
+		key     string
+		v       float64
+		min, mx float64
+	}{
+		{"max_concurrency", float64(r.MaxConcurrency), 1, 4096},
+		{"timeout", r.Timeout, 0.01, 86400},
+		{"tries", float64(r.Tries), 1, 1e6},
+	} {
+		if !(n.v >= n.min && n.v <= n.mx) {
+			return fmt.Errorf("rollout.%s is %v; it must be from %v to %v", n.key, n.v, n.min, n.mx)
+		}
+	}
+	switch {
+	case r.Engine != "" && r.Engine != EngineOpenAI:
+		return fmt.Errorf("rollout.engine is %q; it must be %s, or empty for the worker's own", r.Engine, EngineOpenAI)
+	case r.API != "completions" && r.API != "chat":
+		return fmt.Errorf("rollout.api is %q; it must be completions or chat", r.API)
+	case r.Engine == "" && len(r.Endpoints) > 0:
+		return fmt.Errorf("rollout.endpoints are given, but no rollout.engine that asks them; set rollout.engine=%s", EngineOpenAI)
+	case r.Engine == EngineOpenAI && len(r.Endpoints) == 0:
+		return fmt.Errorf("rollout.endpoints is empty; rollout.engine %s needs one", EngineOpenAI)
+	}
+	for i, e := range r.Endpoints {
+		u, err := url.Parse(e)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+			return fmt.Errorf("rollout.endpoints: %q is no address such as http://host:8000", e)
+		}
+		if slices.Contains(r.Endpoints[:i], e) {
+			return fmt.Errorf("rollout.endpoints holds %s twice", e)
+		}
+	}
+	return nil
 }
 
 // Warmup is the supervised start of a new policy on worked solutions. It goes
@@ -176,6 +233,12 @@ func (p Plan) Validate() error {
 		if p.Problems == "" && !slices.Contains(p.Levels, l) {
 			return fmt.Errorf("train_levels holds %d, which levels %v does not", l, p.Levels)
 		}
+	}
+	if !slices.Contains(policy.CorrectionModes(), p.ImportanceSamplingMode) {
+		return fmt.Errorf("importance_sampling_mode is %q; it must be one of %v", p.ImportanceSamplingMode, policy.CorrectionModes())
+	}
+	if err := p.Rollout.validate(); err != nil {
+		return err
 	}
 	if err := p.Sampling.Validate(); err != nil {
 		return err

@@ -129,7 +129,8 @@ func baseline() Plan {
 		MaskTopK:   50, MaxNaNSteps: 3,
 		Reuse: true,
 
-		ImportanceSamplingCap: 2,
+		ImportanceSamplingCap: 2, ImportanceSamplingMode: policy.TokenTruncate, ImportanceSamplingCorrection: true,
+		Rollout: Rollout{Endpoints: []string{}, API: "completions", MaxConcurrency: 16, Timeout: 300, Tries: 8},
 
 		HeartbeatTimeout: 10,
 	}

@@ -14,7 +14,8 @@ import (
 // schedule counts optimizer steps, which it would rescale in hindsight.
 var tunable = []string{
 	"steps", "max_generated_tokens", "prompts_per_step", "num_generations", "max_rollout_rounds", "speculate", "mask_top_k", "measure_every", "max_nan_steps", "evaluation.every", "heartbeat_timeout",
-	"max_staleness", "importance_sampling_cap",
+	"max_staleness", "importance_sampling_cap", "importance_sampling_mode", "importance_sampling_correction",
+	"rollout.endpoints", "rollout.max_concurrency", "rollout.timeout", "rollout.tries",
 	"sampling.temperature", "sampling.top_p", "sampling.top_k",
 	"learning.learning_rate", "learning.lr_scheduler_type", "learning.weight_decay", "learning.adam_beta1", "learning.adam_beta2", "learning.adam_epsilon",
 	"learning.max_grad_norm", "learning.loss_type", "learning.epsilon", "learning.epsilon_high", "learning.beta", "learning.mini_batch_size",

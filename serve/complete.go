@@ -199,9 +199,9 @@ func (k *work) room(prompt int) int {
 // log-probabilities are wanted at all.
 func (k *work) alternatives() (int, *openai.Error) {
 	q, top, name := k.request, 0, "logprobs"
-	k.logprob = q.Logprobs != nil && *q.Logprobs >= 0
+	k.logprob = q.Logprobs != nil && *q.Logprobs != -1
 	if k.logprob {
-		top = int(*q.Logprobs)
+		top = max(0, int(*q.Logprobs))
 	}
 	if k.chat {
 		name = "top_logprobs"

@@ -56,6 +56,8 @@ type Options struct {
 	BuildID    string // version of the worker within the deployment; "" = not versioned
 	Versioning string // Pinned or AutoUpgrade; "" = Pinned
 
+	Remote activities.Remote // how rollouts are drawn elsewhere
+
 	Open   func(spec string) (activities.Backend, error) // what computes with policies; nil = activities.OpenModels
 	Verify func(name string) (reward.Verifier, error)    // nil = reward.ByName
 
@@ -136,6 +138,9 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 	if o.Grace <= 0 {
 		o.Grace = 10 * time.Second
 	}
+	if o.Remote, err = activities.NewRemote(o.Remote); err != nil {
+		return nil, err
+	}
 	if o.Open == nil {
 		o.Open = activities.OpenModels
 	}
@@ -160,7 +165,7 @@ func Start(c client.Client, store datasets.Store, o Options) (*Worker, error) {
 	w.policies = activities.NewPoliciesOn(policies, o.Open)
 	w.policies.Memory, w.policies.Idle = cmp.Or(o.CacheMemory, w.policies.Memory), cmp.Or(o.Idle, w.policies.Idle)
 	w.policies.Trainers = max(w.policies.Trainers, o.Updates)
-	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{Lookup: o.Verify}, Log: o.Log, Stall: o.Stall, Hung: func(err error) {
+	a := &activities.Activities{Store: store, Policies: w.policies, Scorer: &reward.Scorer{Lookup: o.Verify}, Remote: o.Remote, Log: o.Log, Stall: o.Stall, Hung: func(err error) {
 		select {
 		case w.hung <- err:
 		default: // said before

@@ -191,6 +191,9 @@ func (e *experiment) try(ctx workflow.Context, r *activities.Round, d *drawing) 
 	t.work += drawn.seconds
 	t.completions += drawn.completions
 	t.tokens += drawn.tokens
+	if e.plan().Rollout.Engine != "" {
+		t.metrics[activities.MetricRescored] += drawn.rescored
+	}
 	if r.Request {
 		t.metrics["num_tokens/request"] += float64(drawn.tokens)
 		return 0, nil

@@ -503,6 +503,7 @@ const maxRecent = 32
 type drawn struct {
 	seconds             float64 // of the slowest shard
 	completions, tokens int64
+	rescored            float64 // completions whose log-probabilities are not from what drew them
 }
 
 // rollout has a policy draw a round's completions, shard by shard.
@@ -525,6 +526,7 @@ func (e *experiment) rollout(ctx workflow.Context, r *activities.Round, policy d
 		d.seconds = max(d.seconds, s.took.Seconds())
 		d.completions += shard.Rows
 		d.tokens += int64(s.out.Metrics["tokens"])
+		d.rescored += s.out.Metrics[activities.MetricRescored]
 	}
 	return d, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/gradus-rl/gradus/activities"
+	"github.com/gradus-rl/gradus/openai"
 	"github.com/gradus-rl/gradus/stack"
 	"github.com/gradus-rl/gradus/worker"
 )
@@ -45,7 +47,7 @@ func devCommand(t *target) *cobra.Command {
 			failures := &zerolog.FilteredLevelWriter{Level: zerolog.ErrorLevel, Writer: zerolog.LevelWriterAdapter{
 				Writer: zerolog.ConsoleWriter{Out: cmd.ErrOrStderr(), NoColor: true},
 			}}
-			w, err := worker.Start(c.client, c.store, worker.Options{Name: "dev", Namespace: t.namespace, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
+			w, err := worker.Start(c.client, c.store, worker.Options{Name: "dev", Namespace: t.namespace, Remote: activities.Remote{Client: &openai.Client{Key: os.Getenv(rolloutKey)}}, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
 			if err != nil {
 				return errors.Join(err, c.Close())
 			}
@@ -81,6 +83,9 @@ func (c *connection) watch(ctx context.Context, hung <-chan error, out io.Writer
 	}
 }
 
+// rolloutKey is the environment variable of the key that servers of rollouts are given.
+const rolloutKey = "GRADUS_ROLLOUT_KEY"
+
 func workerCommand(t *target) *cobra.Command {
 	var o worker.Options
 	var memory, size string
@@ -100,6 +105,7 @@ func workerCommand(t *target) *cobra.Command {
 				}
 				*bytes.to = int64(n)
 			}
+			o.Remote.Client = &openai.Client{Key: os.Getenv(rolloutKey)}
 			o.Log = zerolog.New(cmd.ErrOrStderr()).With().Timestamp().Logger()
 			c, err := t.connect(ctx, false, cmd.ErrOrStderr(), o.Log.Level(zerolog.WarnLevel))
 			if err != nil {
@@ -130,6 +136,9 @@ func workerCommand(t *target) *cobra.Command {
 	f.StringVar(&memory, "cache-memory", "2GiB", "policies kept in memory")
 	f.StringVar(&o.CacheDir, "cache-dir", "", "folder that keeps policies; workers of one host may share it (default: none)")
 	f.StringVar(&size, "cache-size", "20GiB", "bound of that folder")
+	f.StringVar(&o.Remote.Refresh, "refresh", activities.RefreshGradus, "how servers that draw rollouts get new weights: gradus, sglang, vllm or hook")
+	f.StringVar(&o.Remote.Folder, "weights-dir", "", "folder that those servers can read, where policies are written for them")
+	f.StringVar(&o.Remote.Hook, "refresh-hook", "", "command that has the server at $GRADUS_ENDPOINT serve $GRADUS_FOLDER, version $GRADUS_VERSION")
 	f.StringVar(&o.Deployment, "deployment", "gradus", "worker deployment of a worker with a build ID")
 	f.StringVar(&o.BuildID, "build-id", "", "version of the worker in its deployment (default: not versioned)")
 	f.StringVar(&o.Versioning, "versioning", "", "what a run does when another version becomes current: pinned stays, auto-upgrade goes over (default: pinned)")
