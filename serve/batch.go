@@ -157,9 +157,8 @@ func (r *row) watch(id int32, logprob float32, logits []float32) bool {
 		t.top = likeliest(logits, r.top, r.sampling.Temperature)
 	}
 	r.tokens <- t
-	config := &r.model.state.Config
 	switch {
-	case config.EOSTokenID != nil && id == *config.EOSTokenID:
+	case slices.Contains(r.model.state.Config.EOSTokenID, id):
 		return r.end(policy.FinishStop, nil)
 	case r.stopped():
 		return r.end(policy.FinishStop, nil)

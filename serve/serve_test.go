@@ -29,10 +29,9 @@ func start(t *testing.T) (*Server, string, [2]datasets.Ref, *policy.State) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eos := tokenizer.EOS()
 	c := policy.Config{
 		VocabSize: tokenizer.Size(), HiddenSize: 8, IntermediateSize: 16, NumHiddenLayers: 1, NumAttentionHeads: 2, NumKeyValueHeads: 2,
-		RMSNormEps: 1e-6, RopeTheta: 1e4, MaxPositionEmbeddings: 64, TieWordEmbeddings: true, EOSTokenID: &eos,
+		RMSNormEps: 1e-6, RopeTheta: 1e4, MaxPositionEmbeddings: 64, TieWordEmbeddings: true, EOSTokenID: policy.TokenIDs{tokenizer.EOS()},
 	}
 	store := datasets.NewMemory()
 	var refs [2]datasets.Ref

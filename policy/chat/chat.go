@@ -52,8 +52,9 @@ func Parse(source string) (*Template, error) {
 // assistant. tokens are the special tokens by which the template may ask for
 // them, such as bos_token.
 //
-// A template that asks for the date is refused: what it wrote would differ from
-// day to day. So is one that raises an exception, by its own text.
+// There is no strftime_now, as what a run reads must not depend on the day:
+// templates that look whether there is one (Llama 3) then write a date of their own.
+// A template that raises an exception is refused by its own text.
 func (t *Template) Render(messages []Message, prompt bool, tokens map[string]string) (text string, err error) {
 	list := make([]any, len(messages))
 	for i, m := range messages {
@@ -64,10 +65,6 @@ func (t *Template) Render(messages []Message, prompt bool, tokens map[string]str
 		"messages": list, "add_generation_prompt": prompt, "tools": nil, "documents": nil,
 		"raise_exception": func(_ *exec.Evaluator, params *exec.VarArgs) *exec.Value {
 			raised = fmt.Errorf("the template says: %s", params.First().String())
-			return exec.AsValue(raised)
-		},
-		"strftime_now": func(*exec.Evaluator, *exec.VarArgs) *exec.Value {
-			raised = errors.New("the template asks for the date, and what a run reads must not depend on the day")
 			return exec.AsValue(raised)
 		},
 	}

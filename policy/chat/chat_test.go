@@ -58,11 +58,22 @@ func TestToJSON(t *testing.T) {
 	}
 }
 
+// Llama 3 looks whether it may ask for the date.
+func TestNoDate(t *testing.T) {
+	template, err := Parse(`{%- if strftime_now is defined %}{{ strftime_now("%d %b %Y") }}{%- else %}26 Jul 2024{%- endif %}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := template.Render([]Message{{"user", "x"}}, true, nil); err != nil || got != "26 Jul 2024" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for _, tc := range []struct{ source, want string }{
 		{"{% if %}", "chat template: "},
 		{"{{ raise_exception('no ' + messages[0].role) }}", "chat template: the template says: no user"},
-		{"{{ strftime_now('%d %b %Y') }}", "the template asks for the date"},
+		{"{{ strftime_now('%d %b %Y') }}", "chat template: "},
 		{"{% include '/etc/passwd' %}", "chat template: "},
 	} {
 		template, err := Parse(tc.source)
