@@ -24,8 +24,8 @@ const (
 	fieldChildren = 14
 	fieldMetadata = 16
 
-	mostFields   = 64 // columns, or entries of metadata
-	mostChildren = 1  // a list has one child, which has none
+	mostFields = 64 // columns, or entries of metadata
+	mostDepth  = 1  // a list has one child, which has none
 )
 
 // checkFooter panics, too, where offsets leave the file.
@@ -41,25 +41,38 @@ func checkFooter(data []byte) error {
 	}
 	footer := data[end-size : end]
 	root := flatbuffers.Table{Bytes: footer, Pos: flatbuffers.GetUOffsetT(footer)}
-	schemas := int(root.Offset(footerSchema))
-	if schemas == 0 {
+	return checkSchema(root, footerSchema, mostFields, mostDepth)
+}
+
+// CheckSchema refuses a damaged schema of someone else's Arrow file: that in the slot
+// of a footer or a message. It panics where offsets leave the bytes.
+func CheckSchema(holder flatbuffers.Table, slot flatbuffers.VOffsetT) error {
+	return checkSchema(holder, slot, 1<<16, 100)
+}
+
+func checkSchema(holder flatbuffers.Table, slot flatbuffers.VOffsetT, most, depth int) error {
+	at := flatbuffers.UOffsetT(holder.Offset(slot))
+	if at == 0 {
 		return errors.New("damaged file: no schema")
 	}
-	schema := flatbuffers.Table{Bytes: footer, Pos: root.Indirect(root.Pos + flatbuffers.UOffsetT(schemas))}
-	if err := checkVector(schema, schemaMetadata, mostFields, nil); err != nil {
+	schema := flatbuffers.Table{Bytes: holder.Bytes, Pos: holder.Indirect(holder.Pos + at)}
+	if err := checkVector(schema, schemaMetadata, most, nil); err != nil {
 		return err
 	}
-	return checkVector(schema, schemaFields, mostFields, func(field flatbuffers.Table) error {
-		return checkField(field, mostChildren)
+	return checkVector(schema, schemaFields, most, func(field flatbuffers.Table) error {
+		return checkField(field, most, depth)
 	})
 }
 
-func checkField(field flatbuffers.Table, children int) error {
-	if err := checkVector(field, fieldMetadata, mostFields, nil); err != nil {
+func checkField(field flatbuffers.Table, most, depth int) error {
+	if err := checkVector(field, fieldMetadata, most, nil); err != nil {
 		return err
 	}
-	return checkVector(field, fieldChildren, children, func(child flatbuffers.Table) error {
-		return checkField(child, 0)
+	if depth == 0 {
+		most = 0
+	}
+	return checkVector(field, fieldChildren, most, func(child flatbuffers.Table) error {
+		return checkField(child, most, depth-1)
 	})
 }
 
@@ -70,7 +83,7 @@ func checkVector(t flatbuffers.Table, slot flatbuffers.VOffsetT, most int, each 
 		return nil
 	}
 	n := t.VectorLen(at)
-	if n > most {
+	if most = min(most, len(t.Bytes)/4); n > most {
 		return fmt.Errorf("damaged file: its schema has %d parts where at most %d make sense", n, most)
 	}
 	for i := range n {

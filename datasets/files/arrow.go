@@ -3,14 +3,21 @@ package files
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/ipc"
+	"github.com/apache/arrow/go/v17/arrow/memory"
+	"github.com/apache/arrow/go/v17/parquet"
 	"github.com/apache/arrow/go/v17/parquet/file"
 	"github.com/apache/arrow/go/v17/parquet/pqarrow"
+	flatbuffers "github.com/google/flatbuffers/go"
+
+	"github.com/gradus-rl/gradus/datasets"
 )
 
 func newRecord(schema *arrow.Schema, columns []arrow.Array, rows int64) arrow.Record {
@@ -24,10 +31,29 @@ type batches struct {
 	close  func() error
 }
 
-func (b *batches) Schema() *arrow.Schema       { return b.schema }
-func (b *batches) Next() (arrow.Record, error) { return b.next() }
-func (b *batches) Place() (string, int64)      { return "", 0 }
-func (b *batches) Close() error                { return b.close() }
+func (b *batches) Schema() *arrow.Schema { return b.schema }
+
+func (b *batches) Next() (arrow.Record, error) {
+	rec, err := b.next()
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range rec.Columns() {
+		if c.Len() != int(rec.NumRows()) {
+			err = fmt.Errorf("damaged file: %d rows of %d", c.Len(), rec.NumRows())
+		}
+		if err == nil {
+			err = valid(c.Data())
+		}
+		if err != nil {
+			rec.Release()
+			return nil, fmt.Errorf("column %q: %w", b.schema.Field(i).Name, err)
+		}
+	}
+	return rec, nil
+}
+func (b *batches) Place() (string, int64) { return "", 0 }
+func (b *batches) Close() error           { return b.close() }
 
 // openArrow reads both forms of Arrow IPC: what does not start as a file is a stream.
 func openArrow(_ context.Context, f File, o Options) (Reader, error) {
@@ -42,12 +68,79 @@ func openArrow(_ context.Context, f File, o Options) (Reader, error) {
 	return r, nil
 }
 
+// bounded is an allocator that panics, as guarded expects it, over what no file of its
+// size can need.
+type bounded struct {
+	memory.Allocator
+	most int // bytes at once
+}
+
+// bound allows for the best ratio of a compression, 32 KiB for a byte.
+func bound(mem memory.Allocator, whole *io.SectionReader) bounded {
+	return bounded{mem, int(min(4<<30, 1<<20+whole.Size()*32<<10))}
+}
+
+func (b bounded) check(size int) {
+	if size < 0 || size > b.most {
+		panic(fmt.Sprintf("it asks for %d bytes of memory", size))
+	}
+}
+
+// Allocate implements memory.Allocator.
+func (b bounded) Allocate(size int) []byte {
+	b.check(size)
+	return b.Allocator.Allocate(size)
+}
+
+// Reallocate implements memory.Allocator.
+func (b bounded) Reallocate(size int, data []byte) []byte {
+	b.check(size)
+	return b.Allocator.Reallocate(size, data)
+}
+
+// checkArrow looks at the schema of a file or stream before Arrow's reader does, which
+// takes memory for whatever length is stated there.
+func checkArrow(whole *io.SectionReader, isFile bool) error {
+	const footerSchema, messageHeader = 6, 8 // slots
+	at, slot := int64(0), flatbuffers.VOffsetT(messageHeader)
+	size := make([]byte, 4)
+	if isFile {
+		at, slot = whole.Size()-10, footerSchema
+	}
+	if _, err := whole.ReadAt(size, at); err != nil {
+		return err
+	}
+	if !isFile && binary.LittleEndian.Uint32(size) == 0xffffffff {
+		at += 4
+		if _, err := whole.ReadAt(size, at); err != nil {
+			return err
+		}
+	}
+	n := int64(binary.LittleEndian.Uint32(size))
+	if at += 4; isFile {
+		at -= 4 + n
+	}
+	if at < 0 || n > whole.Size()-at || n < 8 {
+		return fmt.Errorf("damaged file: a schema of %d bytes", n)
+	}
+	data := make([]byte, n)
+	if _, err := whole.ReadAt(data, at); err != nil {
+		return err
+	}
+	return datasets.CheckSchema(flatbuffers.Table{Bytes: data, Pos: flatbuffers.GetUOffsetT(data)}, slot)
+}
+
 func newArrow(whole *io.SectionReader, closer io.Closer, o Options) (Reader, error) {
 	head := make([]byte, len(ipc.Magic))
 	if _, err := whole.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if !bytes.Equal(head, ipc.Magic) {
+	isFile := bytes.Equal(head, ipc.Magic)
+	if err := checkArrow(whole, isFile); err != nil {
+		return nil, err
+	}
+	o.Mem = bound(o.Mem, whole)
+	if !isFile {
 		r, err := ipc.NewReader(whole, ipc.WithAllocator(o.Mem))
 		if err != nil {
 			return nil, err
@@ -90,10 +183,36 @@ func openParquet(ctx context.Context, f File, o Options) (Reader, error) {
 	return r, nil
 }
 
+// checkParquet looks at where the columns are before Parquet's reader does, in
+// goroutines whose panics would end the process.
+func checkParquet(pf *file.Reader, size int64) error {
+	for g := range pf.NumRowGroups() {
+		meta := pf.MetaData().RowGroup(g)
+		for i := range meta.NumColumns() {
+			c, err := meta.ColumnChunk(i)
+			if err != nil {
+				return err
+			}
+			at := c.DataPageOffset()
+			if c.HasDictionaryPage() && c.DictionaryPageOffset() > 0 {
+				at = min(at, c.DictionaryPageOffset())
+			}
+			if n := c.TotalCompressedSize(); at < 0 || n < 0 || at > size || n > size-at {
+				return fmt.Errorf("damaged file: column %d of row group %d is %d bytes at %d of %d", i, g, n, at, size)
+			}
+		}
+	}
+	return nil
+}
+
 func newParquet(ctx context.Context, whole *io.SectionReader, closer io.Closer, o Options) (Reader, error) {
-	pf, err := file.NewParquetReader(whole)
+	o.Mem = bound(o.Mem, whole)
+	pf, err := file.NewParquetReader(whole, file.WithReadProps(parquet.NewReaderProperties(o.Mem)))
 	if err != nil {
 		return nil, err
+	}
+	if err := checkParquet(pf, whole.Size()); err != nil {
+		return nil, errors.Join(err, pf.Close())
 	}
 	r, err := pqarrow.NewFileReader(pf, pqarrow.ArrowReadProperties{BatchSize: parquetRows}, o.Mem)
 	if err != nil {
