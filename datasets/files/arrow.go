@@ -205,6 +205,27 @@ func checkParquet(pf *file.Reader, size int64) error {
 	return nil
 }
 
+// checkPages reads the pages of nested columns once before Parquet's reader does, which
+// reads the fields of objects in goroutines, too.
+func checkPages(g *file.RowGroupReader) error {
+	for i := range g.NumColumns() {
+		if c := g.MetaData().Schema.Column(i); c.Path() == c.Name() {
+			continue
+		}
+		pages, err := g.GetColumnPageReader(i)
+		if err != nil {
+			return err
+		}
+		for pages.Next() {
+			pages.Page().Release()
+		}
+		if err := pages.Err(); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	return nil
+}
+
 func newParquet(ctx context.Context, whole *io.SectionReader, closer io.Closer, o Options) (Reader, error) {
 	o.Mem = bound(o.Mem, whole)
 	pf, err := file.NewParquetReader(whole, file.WithReadProps(parquet.NewReaderProperties(o.Mem)))
@@ -236,7 +257,10 @@ func newParquet(ctx context.Context, whole *io.SectionReader, closer io.Closer, 
 				if group == pf.NumRowGroups() {
 					return nil, io.EOF
 				}
-				var err error
+				err := checkPages(pf.RowGroup(group))
+				if err != nil {
+					return nil, err
+				}
 				if rows, err = r.GetRecordReader(ctx, nil, []int{group}); err != nil {
 					return nil, err
 				}

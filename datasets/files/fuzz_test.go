@@ -143,9 +143,10 @@ func damageable(t testing.TB) []intact {
 		{Name: "ids", Type: arrow.ListOf(arrow.PrimitiveTypes.Int32), Nullable: true},
 		{Name: "x", Type: arrow.PrimitiveTypes.Float64, Nullable: true},
 		{Name: "word", Type: &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int32, ValueType: arrow.BinaryTypes.String}, Nullable: true},
+		{Name: "chat", Type: arrow.ListOf(arrow.StructOf(arrow.Field{Name: "role", Type: arrow.BinaryTypes.String, Nullable: true}, arrow.Field{Name: "n", Type: arrow.PrimitiveTypes.Int64, Nullable: true})), Nullable: true},
 	}, nil)
 	rec, _, err := array.RecordFromJSON(memory.DefaultAllocator, schema, strings.NewReader(
-		`[{"text":"a","ids":[1,2],"x":0.5,"word":"u"},{"text":null,"ids":[],"x":null,"word":"v"},{"text":"ccc","ids":null,"x":2,"word":"u"}]`))
+		`[{"text":"a","ids":[1,2],"x":0.5,"word":"u","chat":[{"role":"user","n":1}]},{"text":null,"ids":[],"x":null,"word":"v","chat":null},{"text":"ccc","ids":null,"x":2,"word":"u","chat":[{"role":"a","n":2},{"role":null,"n":null}]}]`))
 	noError(t, err)
 	defer rec.Release()
 	var out []intact
