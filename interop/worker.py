@@ -1,19 +1,10 @@
 """A trainer in PyTorch for Gradus: a Temporal worker of the queue gradus-train that serves the activity Update.
 
-activities/CONTRACT.md is what it keeps to. Run it in the place of workers with the role train:
-
+It keeps to activities/CONTRACT.md. Run it in the place of workers with the role train:
     python worker.py --temporal HOST:PORT --store /folder            # or s3://bucket?endpoint=http://host:9000
 """
 
-import argparse
-import asyncio
-import hashlib
-import json
-import math
-import pathlib
-import tempfile
-import time
-import urllib.parse
+import argparse, asyncio, hashlib, json, math, pathlib, tempfile, time, urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -50,19 +41,16 @@ class Store:
         with self.fs.open_input_file(f"{self.root}/{key}") as f:
             return f.read()
 
-    def has(self, key):
-        return self.fs.get_file_info(f"{self.root}/{key}").type != fs.FileType.NotFound
-
     def put(self, key, data):
         path = f"{self.root}/{key}"
-        if isinstance(self.fs, fs.LocalFileSystem):  # a file appears whole, or not at all
-            self.fs.create_dir(path.rsplit("/", 1)[0])
-            with tempfile.NamedTemporaryFile(dir=path.rsplit("/", 1)[0], delete=False) as f:
-                f.write(data)
-            pathlib.Path(f.name).replace(path)
-        else:
+        if isinstance(self.fs, fs.S3FileSystem):
             with self.fs.open_output_stream(path) as f:
                 f.write(data)
+        else:  # a file appears whole, or not at all
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=pathlib.Path(path).parent, delete=False) as f:
+                f.write(data)
+            pathlib.Path(f.name).replace(path)
 
     def load(self, ref):
         data = self.get("objects/" + ref["hash"] + (".arrow" if "/" in ref["kind"] else ""))
@@ -112,11 +100,12 @@ def update(store, beat, given):
     except ValueError as e:
         raise invalid(f"the plan is not JSON: {e}") from e
     learning, temperature = plan["learning"], plan["sampling"]["temperature"]
-    for key, able in {"loss_type": ["dapo", "bnpo"], "beta": [0], "num_iterations": [1], "mini_batch_size": [0], "lr_scheduler_type": ["constant"]}.items():
-        if learning[key] not in able:
-            raise invalid(f"learning.{key} is {learning[key]}; this trainer can do {able}")
-    if plan["max_staleness"]:
-        raise invalid("max_staleness is above 0; this trainer does not weigh stale completions")
+    able = {"loss_type": ["dapo", "bnpo"], "beta": [0], "num_iterations": [1], "mini_batch_size": [0], "lr_scheduler_type": ["constant"]}
+    for key in able:
+        if learning[key] not in able[key]:
+            raise invalid(f"learning.{key} is {learning[key]}; this trainer can do {able[key]}")
+    if plan["importance_sampling_correction"] and (plan["max_staleness"] or plan["rollout"]["engine"]):
+        raise invalid("this trainer does not weigh completions of another policy or engine; set importance_sampling_correction=false")
     manifest = json.loads(store.load(given["policy"]))
     files = {name: store.load(ref) for name, ref in manifest["files"].items()}
     fresh = given["policy"]["hash"] == given["reference"]["hash"]  # the first update of a run: whatever came before is forgotten
@@ -132,12 +121,9 @@ def update(store, beat, given):
     policy = given["policy"]
     lineage = {"stage": "update", "version": 1, "seed": plan["seed"], "step": given["step"]}
     if batch:
-        decay = [[p for p in named.values() if p.dim() > 1], [p for p in named.values() if p.dim() < 2]]
-        rate = learning["learning_rate"] * min(1.0, (step + 1) / max(1, learning["warmup_steps"]))
-        optimizer = torch.optim.AdamW(
-            [{"params": decay[0], "weight_decay": learning["weight_decay"]}, {"params": decay[1], "weight_decay": 0.0}],
-            lr=rate, betas=(learning["adam_beta1"], learning["adam_beta2"]), eps=learning["adam_epsilon"],
-        )
+        rate = learning["learning_rate"] * min(1.0, step / learning["warmup_steps"] if learning["warmup_steps"] else 1.0)
+        groups = [{"params": [p], "weight_decay": learning["weight_decay"] if p.dim() > 1 else 0.0} for p in named.values()]
+        optimizer = torch.optim.AdamW(groups, lr=rate, betas=(learning["adam_beta1"], learning["adam_beta2"]), eps=learning["adam_epsilon"])
         if step and "optimizer.safetensors" in files:
             moments = load(files["optimizer.safetensors"])
             for name, p in named.items():
@@ -154,9 +140,8 @@ def update(store, beat, given):
         metrics |= {"loss": loss, "grad_norm": norm, "learning_rate": rate}
         if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step()
-            tied = {n: p.detach().contiguous() for n, p in named.items()}
             moments = {f"{n}.{m}": optimizer.state[p][m].contiguous() for n, p in named.items() for m in ("exp_avg", "exp_avg_sq")}
-            files["model.safetensors"] = save(tied, {"format": "pt"})
+            files["model.safetensors"] = save({n: p.detach().contiguous() for n, p in named.items()}, {"format": "pt"})
             files["optimizer.safetensors"] = save(moments, {"format": "pt", "step": str(step + 1)})
             lineage |= {"params": OWN, "inputs": [given["policy"]["hash"], given["selections"]["hash"]]}
             refs = {name: store.save(data, "blob") for name, data in sorted(files.items())}
@@ -182,15 +167,18 @@ class Trainer:
         begin = time.time()
         known = given | {"run": {"plan": given["run"]["plan"]}, "trainer": OWN}
         key = f"trainers/{given['run']['id']}/{hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()}.json"
-        if self.store.has(key) and not given["run"].get("anew"):
-            return json.loads(self.store.get(key)) | {"seconds": time.time() - begin, "reused": True}
+        try:
+            if not given["run"].get("anew"):
+                return json.loads(self.store.get(key)) | {"seconds": time.time() - begin, "reused": True}
+        except FileNotFoundError:
+            pass
         out = update(self.store, activity.heartbeat, given)  # between samples; raises where the run was told to stop
         self.store.put(key, json.dumps(out).encode())
         return out | {"seconds": time.time() - begin}
 
     @activity.defn(name="Release")
     def release(self) -> None:
-        """A paused run asks for what is held on the accelerator; this trainer holds nothing between updates."""
+        """Gives back the accelerator of a paused run: nothing is held between updates."""
 
 
 async def main():

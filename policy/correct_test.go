@@ -76,6 +76,33 @@ func TestCorrect(t *testing.T) {
 	}
 }
 
+// The weights of every mode by hand: ratios 2, 4 and 1/2, whose product is 4.
+func TestCorrectModes(t *testing.T) {
+	for _, c := range []struct {
+		mode      string
+		limit     float64
+		want      []float32
+		truncated float64
+	}{
+		{TokenTruncate, 3, []float32{2, 3, .5}, 1. / 3},
+		{TokenMask, 3, []float32{2, 0, .5}, 1. / 3},
+		{SequenceTruncate, 3, []float32{3, 3, 3}, 1},
+		{SequenceMask, 3, []float32{0, 0, 0}, 1},
+		{SequenceTruncate, 5, []float32{4, 4, 4}, 0},
+		{SequenceMask, 5, []float32{4, 4, 4}, 0},
+	} {
+		log := func(p float64) float32 { return float32(math.Log(p)) }
+		samples := []Sample{{
+			Prompt: []int32{1}, Completion: []int32{0, 1, 0, 1}, OldLogProbs: []float32{log(.25), log(.125), log(.5), log(.01)},
+			Advantages: []float32{1, 1, 1, 1}, Mask: []float32{1, 1, 1, 0},
+		}}
+		gap := Correct(samples, []Scored{{LogProbs: []float32{log(.5), log(.5), log(.25), log(.5)}}}, c.limit, c.mode)
+		if d := cmp.Diff(c.want, samples[0].Advantages[:3], cmpopts.EquateApprox(0, 1e-5)); d != "" || math.Abs(gap.Truncated-c.truncated) > 1e-9 {
+			t.Errorf("%s at %v: %s%+v", c.mode, c.limit, d, gap)
+		}
+	}
+}
+
 // uniformTrainer holds a policy over 2 tokens that gives each 1/2.
 func uniformTrainer(t *testing.T) *Trainer {
 	c := Config{VocabSize: 2, HiddenSize: 4, IntermediateSize: 4, NumHiddenLayers: 1, NumAttentionHeads: 1, NumKeyValueHeads: 1, MaxPositionEmbeddings: 16, RMSNormEps: 1e-6, RopeTheta: 100}

@@ -278,6 +278,9 @@ func TestOfficialClients(t *testing.T) {
 				}
 				t.Skipf("the client is not there (see interop/README.md): %v", err)
 			}
+			if _, err := os.Stat(c.run[1]); err != nil { // so that go test knows that it counts
+				t.Fatal(err)
+			}
 			cmd := exec.CommandContext(t.Context(), c.run[0], c.run[1:]...)
 			cmd.Env = append(os.Environ(), "OPENAI_BASE_URL="+url+"/v1", "OPENAI_API_KEY="+key)
 			if out, err := cmd.CombinedOutput(); err != nil || !bytes.HasSuffix(out, []byte("ok\n")) {

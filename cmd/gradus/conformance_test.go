@@ -50,11 +50,15 @@ func pythonTrainer(t *testing.T) trainer {
 	if _, err := os.Stat(python); err != nil {
 		python = "python3"
 	}
+	const program = "../../interop/worker.py"
 	return trainer{"python", func(t *testing.T) func() {
+		if _, err := os.Stat(program); err != nil { // so that go test knows that it counts
+			t.Fatal(err)
+		}
 		if out, err := exec.CommandContext(t.Context(), python, "-c", "import temporalio, pyarrow, torch, transformers").CombinedOutput(); err != nil {
 			t.Skipf("PyTorch and the rest of interop/requirements-trainer.txt are not there: %v %.200s", err, out)
 		}
-		p := &process{Cmd: exec.CommandContext(t.Context(), python, "../../interop/worker.py", "--temporal", local.Temporal, "--namespace", local.Namespace, "--store", local.Store)}
+		p := &process{Cmd: exec.CommandContext(t.Context(), python, program, "--temporal", local.Temporal, "--namespace", local.Namespace, "--store", local.Store)}
 		p.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID="+local.AccessKey, "AWS_SECRET_ACCESS_KEY="+local.SecretKey)
 		p.Stdout, p.Stderr = p, p
 		if err := p.Start(); err != nil {
