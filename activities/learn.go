@@ -253,6 +253,7 @@ func updateMetrics(m policy.UpdateMetrics) map[string]float64 {
 		"loss": m.Loss, "grad_norm": m.GradNorm, "learning_rate": m.LearningRate, "kl": m.KL, "update/entropy": m.Entropy,
 		"clip_ratio/low_mean": m.ClipRatioLow, "clip_ratio/high_mean": m.ClipRatioHigh, "clip_ratio/region_mean": m.ClipRatioRegion,
 		"ratio/mean": m.RatioMean, "ratio/max": m.RatioMax,
+		"update/padding": m.Padding,
 	}
 }
 

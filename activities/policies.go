@@ -251,6 +251,7 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 			return datasets.Ref{}, fmt.Errorf("load policy: %w", err)
 		}
 		if fresh {
+			s.Merge() // what the policy learnt before is its base
 			s.Moments1, s.Moments2, s.Step = nil, nil, 0
 		}
 		if t, err = b.NewTrainer(s); err != nil {
@@ -267,7 +268,9 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 		t.Close()
 		return datasets.Ref{}, fmt.Errorf("save policy: %w", err)
 	}
-	p.keep(out, &policy.State{Config: s.Config, Tokenizer: s.Tokenizer, Weights: s.Weights.Clone()})
+	merged := &policy.State{Config: s.Config, Tokenizer: s.Tokenizer, Weights: s.Weights.Clone(), Adapter: s.Adapter}
+	merged.Merge()
+	p.keep(out, merged)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.trainers = append(p.trainers, cachedTrainer{out.Hash, t, time.Now()})

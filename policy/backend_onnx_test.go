@@ -63,7 +63,7 @@ func TestONNXAgreesWithGo(t *testing.T) {
 				if err := trainer.open(l.Shards); err != nil {
 					t.Fatal(err)
 				}
-				if r.gradient, err = trainer.gradient(ctx, w, samples, l, &metrics{}); err != nil {
+				if r.gradient, err = trainer.gradient(ctx, &State{Config: c, Weights: w}, samples, l, &metrics{}); err != nil {
 					t.Fatal(err)
 				}
 				return r

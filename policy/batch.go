@@ -124,11 +124,19 @@ func (c Config) fitsGradient(floats int) func(batch) bool {
 
 // fitsCache is the same for the keys and values of whole sequences.
 func (c Config) fitsCache(floats int) func(batch) bool {
-	perToken := 2 * c.NumHiddenLayers * c.NumKeyValueHeads * c.HeadDim()
-	return func(b batch) bool {
-		return perToken*b.prompts*(b.prefix+b.samples*b.completion) <= floats
-	}
+	return func(b batch) bool { return c.cache(b) <= floats }
 }
+
+// cache is the floats of a batch's keys and values.
+func (c Config) cache(b batch) int {
+	return 2 * c.NumHiddenLayers * c.NumKeyValueHeads * c.HeadDim() * b.tokens()
+}
+
+// columns is the number of completion tokens of a batch, padding included.
+func (b batch) columns() int { return b.prompts * b.samples * b.completion }
+
+// tokens is the number of tokens that a batch computes, padding included.
+func (b batch) tokens() int { return b.prompts*b.prefix + b.columns() }
 
 // batches packs groups of at most samples rows into batches that fit; one
 // group is a batch even if it does not. Groups of like lengths go together,

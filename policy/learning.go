@@ -47,6 +47,23 @@ type Learning struct {
 	// whole batch in one step. TRL derives it from per-device sizes.
 	MiniBatchSize int `json:"mini_batch_size"`
 
+	// MaxTokensPerMicroBatch bounds the tokens, padding included, whose
+	// activations a shard holds at a time; the gradients of micro-batches add up
+	// to the mini-batch's, whatever the bound (verl's
+	// ppo_max_token_len_per_gpu). 0 bounds floats instead, as suits a small
+	// policy.
+	MaxTokensPerMicroBatch int `json:"max_tokens_per_micro_batch,omitempty"`
+
+	// LoRARank is the rank r of the low-rank adapters (arXiv:2106.09685) that are
+	// learnt in place of the weights, W + (lora_alpha/r)·B·A; 0 learns all
+	// weights. These keys are those of TRL's ModelConfig.
+	LoRARank int `json:"lora_r,omitempty"`
+	// LoRAAlpha scales the adapters; 0 means 2·lora_r.
+	LoRAAlpha float64 `json:"lora_alpha,omitempty"`
+	// LoRATargets are the matrices that get adapters, by PEFT's names; none means
+	// all of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj.
+	LoRATargets []string `json:"lora_target_modules,omitempty"`
+
 	// Temperature divides the logits before log-probabilities are taken; it is
 	// the temperature of sampling.
 	Temperature float64 `json:"temperature"`
@@ -120,6 +137,14 @@ func (l Learning) Validate() error {
 	r.within("beta", l.Beta, 0, math.MaxFloat64)
 	r.atLeast("num_iterations", l.NumIterations, 1)
 	r.atLeast("mini_batch_size", l.MiniBatchSize, 0)
+	r.atLeast("max_tokens_per_micro_batch", l.MaxTokensPerMicroBatch, 0)
+	r.want(l.LoRARank >= 0 && l.LoRARank <= 4096, "lora_r is %d, want 0 to 4096", l.LoRARank)
+	r.within("lora_alpha", l.LoRAAlpha, 0, 1e6)
+	for i, target := range l.LoRATargets {
+		r.want(slices.Contains(loraTargets, target) && !slices.Contains(l.LoRATargets[:i], target),
+			"lora_target_modules holds %q, want each of %s once at most", target, strings.Join(loraTargets, ", "))
+	}
+	r.want(l.LoRARank > 0 || l.LoRAAlpha == 0 && l.LoRATargets == nil, "lora_r is 0, want it above 0 with lora_alpha or lora_target_modules")
 	r.want(l.Temperature > 0 && l.Temperature <= 1000, "temperature is %v, want above 0 and at most 1000", l.Temperature)
 	r.atLeast("max_completion_length", l.MaxCompletionLength, 1)
 	r.want(l.Shards >= 1 && l.Shards <= 1024, "shards is %d, want 1 to 1024", l.Shards)

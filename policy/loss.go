@@ -49,12 +49,19 @@ func loss(logprob *Node, in lossInputs) *Node {
 }
 
 // gradients builds an update's graph: the loss, the tokens' log-probabilities
-// and entropies, and the gradient of the loss by the weights.
-func (d decoder) gradients(inputs []*Node, slots int, padded bool) []*Node {
+// and entropies, and the gradient of the loss by the weights, or by the adapter
+// where there is one.
+func (d decoder) gradients(inputs []*Node, slots int, a *Adapter, padded bool) []*Node {
 	d = d.begin()
-	net := d.network(inputs)
+	weights, learnt := inputs, inputs[:slots]
+	if a != nil {
+		from := slots
+		slots += len(d.adapterSlots(a))
+		weights, learnt = d.adapted(inputs[:slots], a), inputs[from:slots]
+	}
+	net := d.network(weights)
 	in, rest := d.batchInputs(inputs[slots:], padded)
 	logprob, entropy := d.forward(net, in)
 	total := loss(logprob, lossInputs{rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6]})
-	return d.fence.close(append([]*Node{total, logprob, entropy}, Gradient(total, inputs[:slots]...)...))
+	return d.fence.close(append([]*Node{total, logprob, entropy}, Gradient(total, learnt...)...))
 }

@@ -21,9 +21,10 @@ type State struct {
 	Config    Config
 	Tokenizer *Tokenizer
 	Weights   Weights
-	Moments1  Weights // first moments of Adam, like Weights; nil: fresh
-	Moments2  Weights // second moments of Adam; nil if and only if Moments1 is
-	Step      int64   // optimizer steps taken
+	Adapter   *Adapter // learnt in place of Weights, which it is to be added to; nil: Weights are learnt
+	Moments1  Weights  // first moments of Adam, like what is learnt; nil: fresh
+	Moments2  Weights  // second moments of Adam; nil if and only if Moments1 is
+	Step      int64    // optimizer steps taken
 	// Generation is the generation_config.json of a policy that came with one, kept
 	// for those it is given back to. Its end tokens are in Config.
 	Generation json.RawMessage
@@ -31,13 +32,14 @@ type State struct {
 
 // HeadMoments are Adam's moments of the LM head, each [VocabSize, HiddenSize]
 // row-major: the embedding's where the two are tied, and nil before the first
-// update or where the state came without its optimizer. They share the state's
+// update, where the state came without its optimizer, and where an adapter is
+// learnt, which leaves the head as it is. They share the state's
 // memory and must not be written to.
 //
 // They are moments of the loss, which the optimizer descends. Whoever models a
 // step up an objective takes the first ones with the opposite sign.
 func (s *State) HeadMoments() (first, second []float32) {
-	if s.Step == 0 || s.Moments1 == nil {
+	if s.Step == 0 || s.Moments1 == nil || s.Adapter != nil {
 		return nil, nil
 	}
 	head := len(s.Weights) - 1 // as Config.Layout has it
@@ -103,8 +105,14 @@ func (s *State) check() error {
 	if ids := s.Config.EOSTokenID; ids != nil && !slices.Contains(ids, s.Tokenizer.EOS()) {
 		return fmt.Errorf("%s: eos_token_id is %d, want %d, the end token of %s", ConfigFile, ids, s.Tokenizer.EOS(), TokenizerFile)
 	}
-	if err := s.Config.checkLayout(s.Weights); err != nil {
+	if err := checkLayout(s.Config.Layout(), s.Weights, s.Config.Arrange); err != nil {
 		return fmt.Errorf("%s: %w", WeightsFile, err)
+	}
+	layout, order := s.learnt()
+	if s.Adapter != nil {
+		if err := checkLayout(layout, s.Adapter.Weights, order); err != nil {
+			return fmt.Errorf("%s: %w", AdapterFile, err)
+		}
 	}
 	if (s.Moments1 == nil) != (s.Moments2 == nil) {
 		return fmt.Errorf("%s: want first and second moments, or neither", OptimizerFile)
@@ -113,7 +121,7 @@ func (s *State) check() error {
 		if moments == nil {
 			continue
 		}
-		if err := s.Config.checkLayout(moments); err != nil {
+		if err := checkLayout(layout, moments, order); err != nil {
 			return fmt.Errorf("%s: %w", OptimizerFile, err)
 		}
 	}
@@ -123,14 +131,23 @@ func (s *State) check() error {
 	return nil
 }
 
+// learnt is the layout of what is learnt, and what puts tensors into its order.
+func (s *State) learnt() ([]WeightShape, func([]Tensor) (Weights, error)) {
+	if s.Adapter == nil {
+		return s.Config.Layout(), s.Config.Arrange
+	}
+	layout := s.Adapter.layout(s.Config)
+	return layout, func(tensors []Tensor) (Weights, error) { return arrange(layout, tensors) }
+}
+
 // checkLayout wants w to be the layout's tensors in the layout's order.
-func (c Config) checkLayout(w Weights) error {
-	ordered, err := c.Arrange(w)
+func checkLayout(layout []WeightShape, w Weights, order func([]Tensor) (Weights, error)) error {
+	ordered, err := order(w)
 	if err != nil {
 		return err
 	}
 	if len(ordered) != len(w) {
-		return fmt.Errorf("%d tensors, want %d", len(w), len(ordered))
+		return fmt.Errorf("%d tensors, want %d", len(w), len(layout))
 	}
 	for i := range w {
 		if w[i].Name != ordered[i].Name {
@@ -179,6 +196,9 @@ func (s *State) files(f Format) ([]file, error) {
 	add(TokenizerConfigFile, s.Tokenizer.configJSON(c.MaxPositionEmbeddings))
 	add(ChatTemplateFile, s.Tokenizer.template)
 	add(GenerationFile, s.Generation)
+	if s.Adapter != nil {
+		files = append(files, s.Adapter.files()...)
+	}
 	if s.Moments1 != nil || s.Step != 0 {
 		var moments []Tensor
 		for i := range s.Moments1 {
@@ -233,6 +253,9 @@ func readState(open open, optimizer bool) (*State, error) {
 	}
 	if s.Weights, err = s.Config.Arrange(tensors); err != nil {
 		return nil, fmt.Errorf("%s: %w", WeightsFile, err)
+	}
+	if s.Adapter, err = openAdapter(open, s.Config); err != nil {
+		return nil, err
 	}
 	if optimizer {
 		tensors, meta, err := readTensors(open, OptimizerFile)
@@ -303,10 +326,11 @@ func (s *State) setOptimizer(tensors []Tensor, meta map[string]string) (err erro
 			return fmt.Errorf("tensor %s: want a name that ends in %s or %s", t.Name, suffix1, suffix2)
 		}
 	}
-	if s.Moments1, err = s.Config.Arrange(first); err != nil {
+	_, order := s.learnt()
+	if s.Moments1, err = order(first); err != nil {
 		return fmt.Errorf("first moments (%s): %w", suffix1, err)
 	}
-	if s.Moments2, err = s.Config.Arrange(second); err != nil {
+	if s.Moments2, err = order(second); err != nil {
 		return fmt.Errorf("second moments (%s): %w", suffix2, err)
 	}
 	return nil
@@ -389,9 +413,13 @@ func LoadState(ctx context.Context, store datasets.Store, ref datasets.Ref) (*St
 }
 
 // LoadModel reads a policy version without its moments, which are two thirds of
-// the bytes: all that generating and scoring need.
+// the bytes, and with its adapter merged: all that generating and scoring need.
 func LoadModel(ctx context.Context, store datasets.Store, ref datasets.Ref) (*State, error) {
-	return loadState(ctx, store, ref, false)
+	s, err := loadState(ctx, store, ref, false)
+	if err == nil {
+		s.Merge()
+	}
+	return s, err
 }
 
 func loadState(ctx context.Context, store datasets.Store, ref datasets.Ref, optimizer bool) (*State, error) {
@@ -415,7 +443,7 @@ func loadState(ctx context.Context, store datasets.Store, ref datasets.Ref, opti
 }
 
 // ReadDir reads a checkpoint folder in the Hugging Face layout. The optimizer's
-// file may be missing.
+// file may be missing, and PEFT's files of an adapter may be there.
 func ReadDir(path string) (*State, error) {
 	s, err := readState(func(name string) (source, error) {
 		f, err := os.Open(filepath.Join(path, name))
@@ -435,16 +463,31 @@ func WriteDir(path string, s *State) error { return WriteDirAs(path, s, Format{}
 
 // WriteDirAs writes a checkpoint folder in the Hugging Face layout. The folder
 // appears whole or not at all; one that exists and is not empty is refused.
-func WriteDirAs(path string, s *State, format Format) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write checkpoint %s: %w", path, err)
-		}
-	}()
+func WriteDirAs(path string, s *State, format Format) error {
 	files, err := s.files(format)
-	if err != nil {
-		return err
+	if err == nil {
+		err = writeFolder(path, files)
 	}
+	if err != nil {
+		return fmt.Errorf("write checkpoint %s: %w", path, err)
+	}
+	return nil
+}
+
+// WriteAdapter writes the state's adapter as a folder in PEFT's layout, as
+// WriteDir writes one.
+func WriteAdapter(path string, s *State) error {
+	err := errors.New("the policy has no adapter")
+	if s.Adapter != nil {
+		err = writeFolder(path, s.Adapter.files())
+	}
+	if err != nil {
+		return fmt.Errorf("write adapter %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeFolder(path string, files []file) error {
 	switch entries, err := os.ReadDir(path); {
 	case err == nil && len(entries) > 0:
 		return errors.New("the folder is not empty")

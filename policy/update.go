@@ -67,6 +67,7 @@ type UpdateMetrics struct {
 	RatioMax        float64 `json:"ratio_max"`         // greatest ρ of an active token
 	Tokens          int64   `json:"tokens"`            // active tokens trained on, each pass counted
 	ComputedTokens  int64   `json:"computed_tokens"`   // prompt and completion tokens of the samples, each pass counted
+	Padding         float64 `json:"padding"`           // share of padding among the tokens of the graphs
 	Steps           int64   `json:"steps"`             // optimizer steps taken
 }
 
@@ -91,27 +92,34 @@ func NewTrainer(b *Backend, s *State) (*Trainer, error) {
 		return nil, err
 	}
 	t := &Trainer{backend: b, state: *s}
+	_, order := s.learnt()
 	for _, w := range []struct {
-		name string
-		w    *Weights
-	}{{"weights", &t.state.Weights}, {"first moments", &t.state.Moments1}, {"second moments", &t.state.Moments2}} {
+		name  string
+		w     *Weights
+		order func([]Tensor) (Weights, error)
+	}{{"weights", &t.state.Weights, s.Config.Arrange}, {"first moments", &t.state.Moments1, order}, {"second moments", &t.state.Moments2, order}} {
 		if *w.w == nil && w.w != &t.state.Weights {
-			*w.w = t.state.Weights.Zeros()
+			*w.w = t.state.trained().Zeros()
 			continue
 		}
-		arranged, err := s.Config.Arrange(*w.w)
+		arranged, err := w.order(*w.w)
 		if err != nil {
 			return nil, fmt.Errorf("new trainer: %s: %w", w.name, err)
 		}
 		*w.w = arranged.Clone()
 	}
+	t.state.Adapter = s.Adapter.clone()
 	return t, nil
 }
 
-// State is a copy of the policy and its optimizer as they are now.
+// State is a copy of the policy and its optimizer as they are now. Weights that
+// have an adapter are shared and must not be written to.
 func (t *Trainer) State() *State {
 	s := t.state
-	s.Weights, s.Moments1, s.Moments2 = s.Weights.Clone(), s.Moments1.Clone(), s.Moments2.Clone()
+	if s.Adapter = s.Adapter.clone(); s.Adapter == nil { // with one, nobody changes the weights
+		s.Weights = s.Weights.Clone()
+	}
+	s.Moments1, s.Moments2 = s.Moments1.Clone(), s.Moments2.Clone()
 	return &s
 }
 
@@ -149,6 +157,13 @@ func (t *Trainer) Update(ctx context.Context, samples []Sample, l Learning) (Upd
 		if err := t.state.Config.validateSample(s, l); err != nil {
 			return UpdateMetrics{}, fmt.Errorf("update: sample %d: %w", i, err)
 		}
+	}
+	full := t.state.Adapter == nil
+	if err := t.state.adapt(l); err != nil {
+		return UpdateMetrics{}, fmt.Errorf("update: %w", err)
+	}
+	if full && t.state.Adapter != nil {
+		t.Close() // the graphs there are learn all weights
 	}
 	if err := t.open(l.Shards); err != nil {
 		return UpdateMetrics{}, fmt.Errorf("update: %w", err)
@@ -220,10 +235,11 @@ func (t *Trainer) open(n int) error {
 		}
 		s := &shard{device: device}
 		d := t.backend.decoder(t.state.Config, true)
+		a := t.state.Adapter
 		slots := len(d.slots())
 		for i, padded := range []bool{false, true} {
 			s.gradients[i], err = newProgram(device, "gradients", func(inputs []*graph.Node) []*graph.Node {
-				return d.gradients(inputs, slots, padded)
+				return d.gradients(inputs, slots, a, padded)
 			})
 			if err != nil {
 				return err
@@ -236,7 +252,7 @@ func (t *Trainer) open(n int) error {
 
 // optimizerStep updates s by one mini-batch.
 func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample, l Learning, m *metrics) error {
-	gradient, err := t.gradient(ctx, s.Weights, samples, l, m)
+	gradient, err := t.gradient(ctx, s, samples, l, m)
 	if err != nil {
 		return err
 	}
@@ -259,12 +275,15 @@ func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample,
 
 // gradient is the gradient of one mini-batch's loss. Shards compute their
 // parts at the same time; the parts are summed in the shards' order.
-func (t *Trainer) gradient(ctx context.Context, w Weights, samples []Sample, l Learning, m *metrics) (Weights, error) {
+func (t *Trainer) gradient(ctx context.Context, s *State, samples []Sample, l Learning, m *metrics) (Weights, error) {
 	c := t.state.Config
 	weights := tokenWeights(samples, l)
 	all := groups(len(samples), func(i int) ([]int32, int) { return samples[i].Prompt, len(samples[i].Completion) })
-	width := width(all, l.Shards)
-	parts := deal(split(all, width), l.Shards)
+	lengths := make([]int, len(samples))
+	for i, s := range samples {
+		lengths[i] = len(s.Completion)
+	}
+	parts := c.microBatches(all, lengths, l)
 
 	sums := make([]Weights, l.Shards)
 	statistics := make([]tokenStatistics, len(samples))
@@ -272,17 +291,25 @@ func (t *Trainer) gradient(ctx context.Context, w Weights, samples []Sample, l L
 	work, ctx := errgroup.WithContext(ctx)
 	for i, shard := range t.shards[:l.Shards] {
 		work.Go(func() error {
-			sums[i] = w.Zeros()
+			sums[i] = s.trained().Zeros()
 			if len(parts[i]) == 0 {
 				return nil
 			}
 			slots := c.slots()
-			inputs, err := upload(shard.device, slots, w)
+			inputs, err := upload(shard.device, slots, s.Weights)
 			if err != nil {
 				return err
 			}
+			if s.Adapter != nil {
+				slots = c.adapterSlots(s.Adapter)
+				adapter, err := upload(shard.device, slots, s.Adapter.Weights)
+				inputs = append(inputs, adapter...)
+				if err != nil {
+					return err
+				}
+			}
 			defer release(inputs...)
-			for _, b := range batches(parts[i], width, c.fitsGradient(gradientFloats)) {
+			for _, b := range parts[i] {
 				datasets.Progress(ctx)
 				if err := ctx.Err(); err != nil {
 					return err
@@ -308,6 +335,10 @@ func (t *Trainer) gradient(ctx context.Context, w Weights, samples []Sample, l L
 	}
 	if !finite(loss) {
 		return nil, fmt.Errorf("the loss is %v: %w", loss, ErrNotFinite)
+	}
+	for _, b := range slices.Concat(parts...) {
+		m.padded += b.tokens()
+		m.used += b.used(lengths)
 	}
 	m.batch(samples, statistics, loss, l)
 	return sums[0], nil
@@ -465,7 +496,7 @@ func (s *State) adamW(gradient Weights, scale, rate float64, l Learning) error {
 	correction2 := 1 - math.Pow(l.AdamBeta2, float64(s.Step))
 	stepSize, root := float32(rate/correction1), float32(1/math.Sqrt(correction2))
 	epsilon, factor := float32(l.AdamEpsilon), float32(scale)
-	for i, t := range s.Weights {
+	for i, t := range s.trained() {
 		keep := float32(1)
 		if len(t.Shape) > 1 {
 			keep = float32(1 - rate*l.WeightDecay)
@@ -487,7 +518,8 @@ func (s *State) adamW(gradient Weights, scale, rate float64, l Learning) error {
 // metrics gathers UpdateMetrics.
 type metrics struct {
 	UpdateMetrics
-	weight float64 // sum of masks
+	weight       float64 // sum of masks
+	padded, used int     // tokens of the graphs, with padding and without
 }
 
 // batch adds a mini-batch's tokens.
@@ -540,6 +572,7 @@ func (m *metrics) report() UpdateMetrics {
 			*perToken /= m.weight
 		}
 	}
+	r.Padding = float64(m.padded-m.used) / float64(max(1, m.padded))
 	r.Loss /= float64(r.Steps)
 	r.GradNorm /= float64(r.Steps)
 	return r

@@ -136,7 +136,7 @@ func TestGradientIsSlopeOfReferenceLoss(t *testing.T) {
 					t.Fatal(err)
 				}
 				var m metrics
-				gradient, err := trainer.gradient(context.Background(), w, samples, l, &m)
+				gradient, err := trainer.gradient(context.Background(), &State{Config: c, Weights: w}, samples, l, &m)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -198,7 +198,7 @@ func TestShardsChangeRoundingOnly(t *testing.T) {
 		}
 		l := l
 		l.Shards = shards
-		g, err := trainer.gradient(context.Background(), w, samples, l, &metrics{})
+		g, err := trainer.gradient(context.Background(), &State{Config: c, Weights: w}, samples, l, &metrics{})
 		if err != nil {
 			t.Fatal(err)
 		}

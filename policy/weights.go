@@ -91,6 +91,14 @@ func (w Weights) Zeros() Weights {
 // wrong shape, or holds NaN or infinity. A surplus lm_head.weight is dropped
 // when the embeddings are tied, since files may carry the copy.
 func (c Config) Arrange(tensors []Tensor) (Weights, error) {
+	if c.TieWordEmbeddings {
+		tensors = slices.DeleteFunc(slices.Clone(tensors), func(t Tensor) bool { return t.Name == "lm_head.weight" })
+	}
+	return arrange(c.Layout(), tensors)
+}
+
+// arrange is Config.Arrange for any layout.
+func arrange(layout []WeightShape, tensors []Tensor) (Weights, error) {
 	byName := make(map[string]Tensor, len(tensors))
 	for _, t := range tensors {
 		if _, ok := byName[t.Name]; ok {
@@ -98,7 +106,6 @@ func (c Config) Arrange(tensors []Tensor) (Weights, error) {
 		}
 		byName[t.Name] = t
 	}
-	layout := c.Layout()
 	weights := make(Weights, len(layout))
 	for i, p := range layout {
 		t, ok := byName[p.Name]
@@ -117,9 +124,6 @@ func (c Config) Arrange(tensors []Tensor) (Weights, error) {
 		}
 		weights[i] = t
 		delete(byName, p.Name)
-	}
-	if c.TieWordEmbeddings {
-		delete(byName, "lm_head.weight")
 	}
 	for _, t := range tensors { // in the order given, so that the error is always the same
 		if _, surplus := byName[t.Name]; surplus {

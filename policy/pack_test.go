@@ -1,0 +1,140 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// The budget of a micro-batch must change the gradient by rounding alone, and
+// equal budgets must give equal bytes.
+func TestMicroBatchesAddUp(t *testing.T) {
+	for name, c := range tinyModels {
+		t.Run(name, func(t *testing.T) {
+			w := tinyWeights(c, 7)
+			samples := testSamples(t, c, w, 1)
+			gradient := func(budget int) Weights {
+				l := DefaultLearning()
+				l.Beta, l.MaxTokensPerMicroBatch = 0.1, budget
+				trainer := newTestTrainer(t, &State{Config: c, Weights: w})
+				if err := trainer.open(l.Shards); err != nil {
+					t.Fatal(err)
+				}
+				g, err := trainer.gradient(context.Background(), &State{Config: c, Weights: w}, samples, l, &metrics{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return g
+			}
+			want := gradient(0)
+			for _, budget := range []int{1, 30, 100, 1 << 20} {
+				got := gradient(budget)
+				for i := range want {
+					closeTo(t, fmt.Sprintf("%s at %d tokens", want[i].Name, budget), got[i].Data, widen(want[i].Data), 1e-5)
+				}
+				if diff := cmp.Diff(got, gradient(budget)); diff != "" {
+					t.Errorf("%d tokens, twice:\n%s", budget, diff)
+				}
+			}
+		})
+	}
+}
+
+// mathLengths draws lengths like those of GSM8K under Qwen's tokenizer: prompts
+// and solutions about log-normal, with medians of 90 and 180 tokens.
+func mathLengths(seed uint64, prompts, samples int) (all []group, lengths []int) {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	draw := func(median, spread float64, most int) int {
+		return min(most, max(8, int(median*math.Exp(spread*rng.NormFloat64()))))
+	}
+	for range prompts {
+		g := group{prompt: make([]int32, draw(90, 0.35, 300))}
+		typical := float64(draw(180, 0.4, 600))
+		for range samples {
+			g.rows = append(g.rows, len(lengths))
+			lengths = append(lengths, draw(typical, 0.25, 1024))
+			g.longest = max(g.longest, lengths[len(lengths)-1])
+		}
+		all = append(all, g)
+	}
+	return all, lengths
+}
+
+func TestPackedRows(t *testing.T) {
+	c := tinyModels["grouped"]
+	for seed := range uint64(20) {
+		all, lengths := mathLengths(seed, 64, 8)
+		l := DefaultLearning()
+		l.MaxTokensPerMicroBatch = 16384
+		seen := make([]int, len(lengths))
+		padded, used := 0, 0
+		for _, shard := range c.microBatches(all, lengths, l) {
+			for _, b := range shard {
+				if b.tokens() > l.MaxTokensPerMicroBatch {
+					t.Errorf("seed %d: batch of %d tokens", seed, b.tokens())
+				}
+				if len(b.groups) != b.prompts {
+					t.Errorf("seed %d: %d groups in a batch of %d", seed, len(b.groups), b.prompts)
+				}
+				b.each(func(row, _ int) {
+					seen[row]++
+					if lengths[row] > b.completion {
+						t.Errorf("seed %d: row of %d tokens in a batch of %d", seed, lengths[row], b.completion)
+					}
+				})
+				padded += b.tokens()
+				used += b.used(lengths)
+			}
+		}
+		for row, n := range seen {
+			if n != 1 {
+				t.Errorf("seed %d: row %d is in %d places", seed, row, n)
+			}
+		}
+		if waste := float64(padded-used) / float64(padded); waste >= maxPadding {
+			t.Errorf("seed %d: padding is %.3f of the tokens, want below %v", seed, waste, maxPadding)
+		}
+	}
+}
+
+// What a budget of tokens saves on lengths like GSM8K's: the share of padding,
+// the tokens computed over those there are with every prompt once, and the
+// number of micro-batches and of shapes to compile.
+func BenchmarkPacking(b *testing.B) {
+	c := Workloads()["small"].Config
+	for _, budget := range []int{0, 4096, 16384, 65536} {
+		b.Run(fmt.Sprint(budget), func(b *testing.B) {
+			var padded, used, real, count int
+			shapes := map[[4]int]bool{}
+			steps := 0
+			for b.Loop() {
+				all, lengths := mathLengths(uint64(steps), 64, 8)
+				steps++
+				l := DefaultLearning()
+				l.MaxTokensPerMicroBatch = budget
+				for _, shard := range c.microBatches(all, lengths, l) {
+					for _, m := range shard {
+						padded += m.tokens()
+						used += m.used(lengths)
+						count++
+						shapes[[4]int{m.prompts, m.samples, m.prefix, m.completion}] = true
+					}
+				}
+				for _, g := range all {
+					real += len(g.prompt) - 1
+				}
+				for _, n := range lengths {
+					real += n
+				}
+			}
+			b.ReportMetric(float64(padded-used)/float64(padded), "padding")
+			b.ReportMetric(float64(padded)/float64(real), "computed/real")
+			b.ReportMetric(float64(count)/float64(steps), "batches/step")
+			b.ReportMetric(float64(len(shapes))/float64(steps), "shapes/step")
+		})
+	}
+}
