@@ -19,13 +19,18 @@ type Workload struct {
 }
 
 // Workloads are what Bench measures: "small", the model of 870 thousand weights
-// with 64 sequences of 64 tokens, and "demo", the model and batch of the demo.
+// with 64 sequences of 64 tokens, "demo", the model and batch of the demo, and
+// the shapes of Qwen2.5 with random weights and 64 completions.
 func Workloads() map[string]Workload {
 	return map[string]Workload{
 		"small": {Config{VocabSize: 64, HiddenSize: 128, IntermediateSize: 384, NumHiddenLayers: 4, NumAttentionHeads: 4, NumKeyValueHeads: 4,
 			MaxPositionEmbeddings: 256, RMSNormEps: 1e-6, RopeTheta: 10000}, 64, 1, 32, 32},
 		"demo": {Config{VocabSize: 16, HiddenSize: 64, IntermediateSize: 128, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 4,
 			MaxPositionEmbeddings: 32, RMSNormEps: 1e-6, RopeTheta: 1000}, 32, 8, 10, 10},
+		"qwen2.5-0.5b": {Config{VocabSize: 151936, HiddenSize: 896, IntermediateSize: 4864, NumHiddenLayers: 24, NumAttentionHeads: 14, NumKeyValueHeads: 2,
+			MaxPositionEmbeddings: 32768, RMSNormEps: 1e-6, RopeTheta: 1e6, TieWordEmbeddings: true}, 64, 1, 256, 256},
+		"qwen2.5-1.5b": {Config{VocabSize: 151936, HiddenSize: 1536, IntermediateSize: 8960, NumHiddenLayers: 28, NumAttentionHeads: 12, NumKeyValueHeads: 2,
+			MaxPositionEmbeddings: 32768, RMSNormEps: 1e-6, RopeTheta: 1e6, TieWordEmbeddings: true}, 64, 1, 256, 256},
 	}
 }
 

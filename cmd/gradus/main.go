@@ -39,7 +39,7 @@ func root() *cobra.Command {
 	f.StringVar(&t.output, "output", "text", "text or json")
 	r.AddCommand(demoCommand(&t), devCommand(&t), runCommand(&t), statusCommand(&t),
 		pauseCommand(&t), resumeCommand(&t), stopCommand(&t), tuneCommand(&t), sweepCommand(&t), forkCommand(&t), rewindCommand(&t), extendCommand(&t),
-		workerCommand(&t), workersCommand(&t), dataCommand(&t), selectCommand(&t), whyCommand(&t), storeCommand(&t), policyCommand(&t), serveCommand(&t), recipesCommand(&t), benchCommand(&t))
+		workerCommand(&t), workersCommand(&t), dataCommand(&t), selectCommand(&t), whyCommand(&t), storeCommand(&t), policyCommand(&t), serveCommand(&t), recipesCommand(&t), memoryCommand(&t), benchCommand(&t))
 	return r
 }
 
