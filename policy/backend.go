@@ -23,7 +23,9 @@ type Backend struct {
 //
 //	"" or "go"      pure Go; fast with GOEXPERIMENT=simd
 //	"onnx[:…]"      ONNX Runtime (default onnx:cpu); build tag onnx
-//	"xla[:…]"       XLA by a PJRT plugin (default xla:cpu); build tag xla
+//	"xla[:…]"       XLA by a PJRT plugin (default xla:cpu); build tag xla. xla:cuda
+//	                finds JAX's or GoMLX's plugin, xla:/path/plugin.so is one;
+//	                ",deterministic" asks for the same bits every time
 //
 // What follows the colon goes to GoMLX as it is. A backend that cannot start
 // (no build tag, no shared library) is an error here and not at first use.
@@ -85,6 +87,9 @@ func newProgram(device compute.Backend, name string, build func(inputs []*graph.
 // call runs the program. Outputs belong to the caller, who releases them.
 func (p *program) call(inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
 	outputs, _, err := p.exec.CallWithGraphOnDevice(0, inputs)
+	if err != nil && strings.Contains(err.Error(), "RESOURCE_EXHAUSTED") { // as XLA says it
+		err = fmt.Errorf("the device has too little memory for this model and batch; gradus plan-memory says how much they need, and max_tokens_per_micro_batch bounds it: %w", err)
+	}
 	return outputs, err
 }
 
