@@ -64,6 +64,7 @@ func benchCommand(t *target) *cobra.Command {
 	add("policy", "Update and sampling of the policy", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
 		return benchPolicy(ctx, backend)
 	}).StringVar(&backend, "backend", "go", "go, onnx or xla")
+	cmd.AddCommand(modelBenchCommand())
 	add("select", "The stages that select samples and tokens", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
 		return benchSelect(ctx)
 	})

@@ -1,0 +1,117 @@
+package policy
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+)
+
+// Measured are the figures of a model on a backend.
+type Measured struct {
+	Backend    string  `json:"backend"`
+	Parameters int64   `json:"parameters"`
+	FirstStep  float64 `json:"first_step_seconds"`         // an update with compiling
+	FirstToken float64 `json:"first_generation_seconds"`   // generating with compiling
+	Update     float64 `json:"update_tokens_per_second"`   // prompt and completion tokens of every row
+	Generate   float64 `json:"generate_tokens_per_second"` // generated tokens
+	Padding    float64 `json:"padding"`                    // share of padding in the update
+	KL         float64 `json:"kl"`                         // mean k3 of the sampler's log-probs and the trainer's, nats a token
+	MaxGap     float64 `json:"max_logprob_gap"`            // greatest difference of a token's log-prob between sampler and score pass
+	Repeatable bool    `json:"repeatable"`                 // two updates of one state gave the same bits
+}
+
+// Measure is Bench with one engine and one shard, as a device of its own has
+// them, and with what sampler and trainer think of the same tokens. Rows are
+// drawn by the sampler at temperature 1; every round is an update of them.
+func Measure(ctx context.Context, b *Backend, w Workload, rounds, microBatch int) (Measured, error) {
+	m := Measured{Backend: b.String(), Parameters: w.Config.Parameters()}
+	engines, release, err := w.engines(b, 1)
+	if err != nil {
+		return m, err
+	}
+	defer func() { release() }()
+	engine, rows := engines[0], w.rows(1)
+	var drawn []Completion
+	for round := range rounds + 1 {
+		took, err := seconds(func() (err error) {
+			drawn, err = engine.Generate(ctx, rows, Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: w.CompletionLength}, nil)
+			return err
+		})
+		if err != nil {
+			return m, err
+		}
+		if round == 0 {
+			m.FirstToken = took
+		} else {
+			m.Generate = max(m.Generate, float64(len(rows)*w.CompletionLength)/took)
+		}
+	}
+	samples, scored := make([]Sample, len(rows)), make([]Row, len(rows))
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i, p := range rows {
+		scored[i] = Row{p.IDs, drawn[i].IDs}
+		samples[i] = Sample{Prompt: p.IDs, Completion: drawn[i].IDs, OldLogProbs: drawn[i].LogProbs, RefLogProbs: drawn[i].LogProbs}
+		for range samples[i].Completion {
+			samples[i].Advantages = append(samples[i].Advantages, float32(rng.NormFloat64()))
+		}
+	}
+	judged, err := engine.Score(ctx, scored, 1)
+	if err != nil {
+		return m, err
+	}
+	for i, s := range judged {
+		for t, lp := range s.LogProbs {
+			m.MaxGap = max(m.MaxGap, math.Abs(float64(lp-drawn[i].LogProbs[t])))
+		}
+	}
+	release() // the update has the device for itself
+	release = func() {}
+
+	l := DefaultLearning()
+	l.Shards, l.MaxTokensPerMicroBatch = 1, microBatch
+	trainer, err := NewTrainer(b, &State{Config: w.Config, Weights: NewWeights(w.Config, 1)})
+	if err != nil {
+		return m, err
+	}
+	defer trainer.Close()
+	start := trainer.state
+	var first uint64
+	for round := range rounds + 2 {
+		if round <= 1 {
+			trainer.state = start // an update replaces the state and leaves the old one alone
+		}
+		var u UpdateMetrics
+		took, err := seconds(func() (err error) {
+			u, err = trainer.Update(ctx, samples, l)
+			return err
+		})
+		if err != nil {
+			return m, err
+		}
+		switch round {
+		case 0:
+			m.FirstStep, m.KL, m.Padding = took, u.KL, u.Padding
+			first = trainer.state.Weights.checksum()
+			continue
+		case 1:
+			m.Repeatable = trainer.state.Weights.checksum() == first
+		}
+		m.Update = max(m.Update, float64(len(rows)*(w.PromptLength+w.CompletionLength))/took)
+	}
+	return m, nil
+}
+
+// checksum is FNV-1a of all bits.
+func (w Weights) checksum() uint64 {
+	h := fnv.New64a()
+	var buffer [4]byte
+	for _, t := range w {
+		for _, x := range t.Data {
+			binary.LittleEndian.PutUint32(buffer[:], math.Float32bits(x))
+			h.Write(buffer[:])
+		}
+	}
+	return h.Sum64()
+}
