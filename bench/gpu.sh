@@ -16,7 +16,7 @@ device=cuda shapes='qwen2.5-0.5b qwen2.5-1.5b' backends=${BACKENDS:-'xla:cuda xl
 for option; do
   case $option in
     --cpu) device=cpu backends=${BACKENDS:-go} dtypes=float32 peak=${PEAK_TFLOPS:-0} ;;
-    --small) shapes='small demo' micro=0 rounds=5 ;;
+    --small) shapes='small demo' micro=0 rounds=2 ;;
     *) echo "unknown option $option: want --cpu or --small" >&2; exit 2 ;;
   esac
 done

@@ -240,6 +240,9 @@ func (p Plan) Validate() error {
 	if err := p.Rollout.validate(); err != nil {
 		return err
 	}
+	if p.Learning.LoRARank > 0 && len(p.Mask) > 0 {
+		return fmt.Errorf("lora_r is %d with mask stages, which model an update of the head; adapters leave the head as it is", p.Learning.LoRARank)
+	}
 	if err := p.Sampling.Validate(); err != nil {
 		return err
 	}

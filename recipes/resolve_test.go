@@ -75,11 +75,33 @@ func TestResolveRefuses(t *testing.T) {
 		{`{"select":[{"stage":"dapo.filter"}]}`, `no stage writes column "advantage"`},
 		{`{"levels":[11]}`, "levels holds 11"},
 		{`{"families":[]}`, "nothing to pose"},
+		{`{"lora_r":-1}`, "lora_r is -1"},
+		{`{"lora_alpha":8}`, "lora_r is 0"},
+		{`{"lora_r":4,"lora_target_modules":["lm_head"]}`, `lora_target_modules holds "lm_head"`},
+		{`{"recipe":"capo","lora_r":4}`, "adapters leave the head"},
+		{`{"max_tokens_per_micro_batch":-1}`, "max_tokens_per_micro_batch is -1"},
 	} {
 		_, err := Resolve([]byte(c.in))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", c.in, err, c.want)
 		}
+	}
+}
+
+// Adapters and budgets of tokens are options, and a plan without them has the
+// bytes it had before they were.
+func TestResolveAdapters(t *testing.T) {
+	p, err := Resolve([]byte(`{"lora_r":4,"lora_alpha":8,"lora_target_modules":["q_proj","v_proj"],"max_tokens_per_micro_batch":4096}`))
+	if err != nil || p.Learning.LoRARank != 4 || p.Learning.LoRAAlpha != 8 || len(p.Learning.LoRATargets) != 2 || p.Learning.MaxTokensPerMicroBatch != 4096 {
+		t.Errorf("%v, %+v", err, p.Learning)
+	}
+	plain, err := Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(plain)
+	if err != nil || strings.Contains(string(raw), "lora") || strings.Contains(string(raw), "max_tokens_per") {
+		t.Errorf("%v: a plain plan names what it does not use: %s", err, raw)
 	}
 }
 

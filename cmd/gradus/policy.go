@@ -15,9 +15,10 @@ import (
 func policyCommand(t *target) *cobra.Command {
 	cmd := family("policy", "Bring policies into the store and out of it")
 	var format policy.Format
+	adapter := false
 	export := &cobra.Command{
 		Use:   "export REF FOLDER",
-		Short: "Write a policy as a Hugging Face folder",
+		Short: "Write a policy as a Hugging Face folder, LoRA adapters merged",
 		Args:  cobra.ExactArgs(2),
 		RunE: t.withStore(func(ctx context.Context, s datasets.Store, cmd *cobra.Command, args []string) error {
 			ref, err := datasets.ParseRef(args[0])
@@ -28,10 +29,15 @@ func policyCommand(t *target) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("policy %s: %w", ref, err)
 			}
+			if adapter {
+				return policy.WriteAdapter(args[1], state)
+			}
+			state.Merge()
 			return policy.WriteDirAs(args[1], state, format)
 		}),
 	}
 	export.Flags().StringVar((*string)(&format.DType), "dtype", string(policy.Float32), "of the weights: float32 or bfloat16")
+	export.Flags().BoolVar(&adapter, "adapter", false, "write the LoRA adapter alone, in PEFT's layout")
 	cmd.AddCommand(export, &cobra.Command{
 		Use:   "import FOLDER",
 		Short: "Read a Hugging Face folder into the store and print its Ref",
