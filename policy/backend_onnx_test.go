@@ -29,6 +29,7 @@ func TestONNXAgreesWithGo(t *testing.T) {
 				divergence  [][]float32
 				completions []Completion
 				gradient    Weights
+				adapter     Weights
 			}
 			compute := func(spec string) (r result) {
 				b, err := OpenBackend(spec)
@@ -66,6 +67,18 @@ func TestONNXAgreesWithGo(t *testing.T) {
 				if r.gradient, err = trainer.gradient(ctx, &State{Config: c, Weights: w}, samples, l, &metrics{}); err != nil {
 					t.Fatal(err)
 				}
+				s := &State{Config: c, Weights: w, Adapter: tinyAdapter(c, loraLearning())}
+				adapted, err := NewTrainer(b, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer adapted.Close()
+				if err := adapted.open(l.Shards); err != nil {
+					t.Fatal(err)
+				}
+				if r.adapter, err = adapted.gradient(ctx, s, samples, l, &metrics{}); err != nil {
+					t.Fatal(err)
+				}
 				return r
 			}
 			want, got, again := compute("go"), compute("onnx"), compute("onnx")
@@ -89,6 +102,9 @@ func TestONNXAgreesWithGo(t *testing.T) {
 			}
 			for i := range want.gradient {
 				closeTo(t, want.gradient[i].Name, got.gradient[i].Data, widen(want.gradient[i].Data), 1e-5)
+			}
+			for i := range want.adapter {
+				closeTo(t, want.adapter[i].Name, got.adapter[i].Data, widen(want.adapter[i].Data), 1e-4)
 			}
 			if diff := cmp.Diff(got, again, cmp.AllowUnexported(result{})); diff != "" {
 				t.Errorf("twice on onnx:\n%s", diff)
