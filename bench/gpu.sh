@@ -36,14 +36,14 @@ peak_memory() {
 }
 # measure NAME command...: its last line, JSON, goes to NAME; a failure is a line of the table too.
 measure() {
-  local name=$1 got; shift
+  local name=$1 got from=$SECONDS; shift
   echo "== $* (${SECONDS}s)" >&2
   memory
   if got=$(timeout "$limit" "$@" 2> "$out/error" | tail -1) && [ -n "$got" ]; then
     printf '{"name":"%s","card_mib":%s,"got":%s}\n' "$name" "$(peak_memory)" "$got" >> "$out/lines"
   else
     peak_memory > /dev/null
-    printf '%s\tfailed: %s\n' "$name" "$(tail -1 "$out/error" | cut -c1-160)" >> "$out/failed"
+    printf '%s\tfailed after %ss of %ss: %s\n' "$name" $((SECONDS - from)) "$limit" "$(tail -1 "$out/error" | cut -c1-160)" >> "$out/failed"
   fi
 }
 
