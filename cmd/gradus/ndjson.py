@@ -11,7 +11,8 @@ if library == "polars":
 else:
     import duckdb
 
+    database = duckdb.connect()
     start = time.perf_counter()
-    duckdb.sql(f"CREATE TABLE rows AS SELECT * FROM read_json('{path}', format='newline_delimited')")
-    rows = duckdb.sql("SELECT count(*) FROM rows").fetchone()[0]
+    database.execute(f"CREATE TABLE rows AS SELECT * FROM read_json('{path}', format='newline_delimited')")
+    rows = database.execute("SELECT count(*) FROM rows").fetchall()[0][0]
 print(rows, time.perf_counter() - start)
