@@ -12,6 +12,7 @@ else:
     import duckdb
 
     database = duckdb.connect()
+    database.execute("SET enable_progress_bar = false")
     start = time.perf_counter()
     database.execute(f"CREATE TABLE rows AS SELECT * FROM read_json('{path}', format='newline_delimited')")
     rows = database.execute("SELECT count(*) FROM rows").fetchall()[0][0]
