@@ -262,7 +262,8 @@ func TestLossByHand(t *testing.T) {
 			t.Errorf("%s, beta %v: loss %v, want %v", test.lossType, test.beta, m.Loss, test.want)
 		}
 		want := UpdateMetrics{Loss: m.Loss, GradNorm: m.GradNorm, Entropy: math.Ln2, ClipRatioHigh: 0.25, ClipRatioRegion: 0.25,
-			RatioMean: 1.5, RatioMax: 2, Tokens: 4, ComputedTokens: 8, Steps: 1}
+			RatioMean: 1.5, RatioMax: 2, Tokens: 4, ComputedTokens: 8, Steps: 1,
+			Padding: 0.4} // 2 and 4 completion tokens in two rows of 4, each with a prompt stream of 1
 		if test.beta > 0 {
 			want.KL = k3
 		}

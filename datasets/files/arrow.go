@@ -205,8 +205,9 @@ func checkParquet(pf *file.Reader, size int64) error {
 	return nil
 }
 
-// checkPages reads the pages of nested columns once before Parquet's reader does, which
-// reads the fields of objects in goroutines, too.
+// checkPages reads the pages of nested columns once before Parquet's reader does: it
+// reads the fields of objects in goroutines, where a panic cannot be caught. Pages that
+// can be read and whose values are damaged may still end the process.
 func checkPages(g *file.RowGroupReader) error {
 	for i := range g.NumColumns() {
 		if c := g.MetaData().Schema.Column(i); c.Path() == c.Name() {
@@ -216,8 +217,7 @@ func checkPages(g *file.RowGroupReader) error {
 		if err != nil {
 			return err
 		}
-		for pages.Next() {
-			pages.Page().Release()
+		for pages.Next() { // which releases the page before
 		}
 		if err := pages.Err(); err != nil && !errors.Is(err, io.EOF) {
 			return err
