@@ -66,8 +66,8 @@ func TestRolloutsElsewhere(t *testing.T) {
 	if r.Steps != 3 || r.Completions != 3*8*4 || r.Trained == 0 {
 		t.Errorf("result %+v", r)
 	}
-	if n := answered.Load(); n <= 10 {
-		t.Errorf("the second server was asked %d times: it did not die in the midst", n)
+	if n := answered.Load(); n < 10 {
+		t.Errorf("the second server was asked %d times, and dies at the tenth: it did not die in the midst", n)
 	}
 	records := artifacts(t, store, "elsewhere", 3)
 	if d := cmp.Diff(drawnIDs(t, store, artifacts(t, store, "elsewhere-own", own.Steps)[0]), drawnIDs(t, store, records[0])); d != "" {
