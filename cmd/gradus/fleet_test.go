@@ -74,7 +74,7 @@ func end(t *testing.T, run client.WorkflowRun) *workflows.Result {
 // shard and added lose nothing and change nothing; what they leave is taken up.
 func TestFleetComesAndGoes(t *testing.T) {
 	c, store := connectTest(t)
-	plan := tiny("evaluation.problems_per_level=32", "evaluation.num_generations=2048", "rollout_shards=4", "steps=2", "heartbeat_timeout=3600")
+	plan := tiny("evaluation.problems_per_level=64", "evaluation.num_generations=4096", "rollout_shards=4", "steps=2", "heartbeat_timeout=3600")
 	w := startWorker(t, c, worker.Options{})
 	calm := end(t, begin(t, c, "calm", temporal.Priority{}, plan))
 	w.Stop()
