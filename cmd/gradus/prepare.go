@@ -158,7 +158,7 @@ func followPreparation(ctx context.Context, c *connection, id string, out io.Wri
 	done := make(chan ended, 1)
 	go func() {
 		var r ended
-		r.err = c.client.GetWorkflow(ctx, id, "").Get(ctx, &r.result)
+		r.err = await(ctx, c.client.GetWorkflow(ctx, id, ""), &r.result)
 		done <- r
 	}()
 	tick := time.NewTicker(400 * time.Millisecond)

@@ -780,7 +780,7 @@ func (p *parser) text(dst []byte, i int) ([]byte, int) {
 // escapes are what stands behind a backslash, and what it means.
 var escapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
 
-// unicode reads uXXXX at i, and the second half of a pair behind it. A half alone is
+// unicode reads u and four hexadecimal digits at i, and the second half of a pair behind it. A half alone is
 // U+FFFD, as encoding/json has it.
 func (p *parser) unicode(i int) (rune, int) {
 	half := func(i int) rune {
