@@ -122,9 +122,9 @@ func declared(rec arrow.Record) ([]AnyColumn, error) {
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, f := range rec.Schema().Fields() {
-		names = append(names, f.Name)
+	names := make([]string, rec.NumCols())
+	for i := range names {
+		names[i] = rec.ColumnName(i)
 	}
 	columns, err := k.layout(names)
 	if err != nil {

@@ -62,6 +62,7 @@ func footerOf(tail []byte) []byte {
 type fileWriter struct {
 	w      io.Writer
 	schema *arrow.Schema
+	form   []byte // the file of one batch without rows
 	at     int64
 	blocks []block
 }
@@ -103,7 +104,7 @@ func newFileWriter(w io.Writer, schema *arrow.Schema) (*fileWriter, error) {
 		return nil, err
 	}
 	blocks, _ := fileBlocks(footerOf(form))
-	f := &fileWriter{w: w, schema: schema}
+	f := &fileWriter{w: w, schema: schema, form: form}
 	return f, f.put(form[:blocks[0].at])
 }
 
@@ -156,9 +157,12 @@ func (f *fileWriter) write(rec arrow.Record) error {
 
 // close ends the file.
 func (f *fileWriter) close() error {
-	form, err := empty(f.schema, len(f.blocks))
-	if err != nil {
-		return err
+	form := f.form
+	if n := len(f.blocks); n != 1 {
+		var err error
+		if form, err = empty(f.schema, n); err != nil {
+			return err
+		}
 	}
 	footer := footerOf(form)
 	_, list := fileBlocks(footer)
@@ -373,8 +377,8 @@ func (f *fileReader) batch(i int) (*columnBatch, error) {
 
 // column reads column k of a batch.
 func (f *fileReader) column(mem memory.Allocator, b columnBatch, k int) (arrow.Array, error) {
-	for _, field := range f.schema.Fields()[:k] {
-		n, m := parts(field.Type)
+	for i := range k {
+		n, m := parts(f.schema.Field(i).Type)
 		b.node, b.buffer = b.node+n, b.buffer+m
 	}
 	d, err := b.array(mem, f.schema.Field(k).Type)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // The kinds of tables. The number after the slash is the version of the kind's
@@ -155,7 +156,10 @@ type Kind struct {
 }
 
 // Kinds returns all kinds.
-func Kinds() []Kind {
+func Kinds() []Kind { return slices.Clone(kinds()) }
+
+// kinds are those of Kinds, made once: they are looked up for every table.
+var kinds = sync.OnceValue(func() []Kind {
 	return []Kind{
 		{Name: KindProblems, Columns: []AnyColumn{ProblemID, Source, Level, Prompt, Answer, Solution, Steps, Verifier, KnowledgeParts, PlanningParts, SolutionParts, Simplified, Diversified,
 			PromptTokens, Attempts, Successes, PassRate, PassRateLow, PassRateHigh, Split, NearDuplicateOf, ContaminatedBy},
@@ -173,7 +177,7 @@ func Kinds() []Kind {
 		{Name: KindMatches, Columns: []AnyColumn{ProblemID, Reason, HeldOutSet, Other, Similarity, SharedText, Prompt, OtherPrompt}},
 		{Name: KindDifficulty, Columns: []AnyColumn{ProblemID, Prompt, Attempts, Successes, PassRate, PassRateLow, PassRateHigh, PolicyVersion}},
 	}
-}
+})
 
 func names(columns ...AnyColumn) []string {
 	out := make([]string, len(columns))
@@ -185,11 +189,11 @@ func names(columns ...AnyColumn) []string {
 
 // LookupKind returns the kind of that name, or an error that lists the kinds.
 func LookupKind(name string) (Kind, error) {
+	if i := slices.IndexFunc(kinds(), func(k Kind) bool { return k.Name == name }); i >= 0 {
+		return kinds()[i], nil
+	}
 	var names []string
-	for _, k := range Kinds() {
-		if k.Name == name {
-			return k, nil
-		}
+	for _, k := range kinds() {
 		names = append(names, k.Name)
 	}
 	return Kind{}, fmt.Errorf("kind %.80q is not known: want one of %s", name, strings.Join(names, ", "))

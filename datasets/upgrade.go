@@ -3,6 +3,7 @@ package datasets
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
@@ -17,7 +18,7 @@ type predecessor struct {
 }
 
 // predecessors are all earlier versions of kinds, each beside the next one.
-func predecessors() []predecessor {
+var predecessors = sync.OnceValue(func() []predecessor {
 	mask := ListColumn[bool]{"token_mask"}
 	return []predecessor{
 		{
@@ -60,7 +61,7 @@ func predecessors() []predecessor {
 			},
 		},
 	}
-}
+})
 
 // newest is the newest version of a kind of that name, or the name.
 func newest(kind string) string {
