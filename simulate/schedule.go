@@ -58,7 +58,7 @@ var plans = []string{
 var neighbours = []string{
 	`{}`, `{"seed":77}`, `{"temperature":0.7}`, `{"top_p":0.9}`, `{"learning_rate":0.01}`, `{"beta":0.02}`, `{"num_iterations":3}`,
 	`{"num_generations":4}`, `{"prompts_per_step":2}`, `{"verifier":"countdown"}`, `{"answer_noise":0.6}`, `{"steps":6}`, `{"max_completion_length":3}`,
-	`{"problems_per_level":4}`, `{"levels":[1,2]}`, `{"train_levels":[3]}`, `{"warmup.learning_rate":0.1}`, `{"warmup.batch_size":3}`,
+	`{"problems_per_level":4}`, `{"levels":[1,2]}`, `{"train_levels":[1]}`, `{"warmup.learning_rate":0.1}`, `{"warmup.batch_size":3}`,
 	`{"evaluation.num_generations":3}`, `{"evaluation.problems_per_level":2}`, `{"measure_every":1}`, `{"mask_top_k":2}`, `{"scale_rewards":"none"}`,
 	`{"select":[{"stage":"grpo.advantage"}]}`, `{"mask":[{"stage":"capo.mask"}]}`, `{"assess":{"stage":"posterior"}}`, `{"propose":{"stage":"revisit"}}`,
 	`{"rollout_shards":1}`, `{"rollout_shards":4}`, `{"reuse":false}`, `{"reuse":true}`, `{"model.hidden_size":8}`, `{"respond":[]}`,
@@ -198,8 +198,8 @@ func Draw(seed uint64) (Schedule, error) {
 			f.kinds = append(f.kinds, k)
 		}
 	}
-	if rng.IntN(16) == 0 {
-		f.kinds = append(f.kinds, Denied)
+	if rng.IntN(16) == 0 && !slices.ContainsFunc(s.deeds, func(d deed) bool { return d.update == workflows.UpdateStop }) {
+		f.kinds = append(f.kinds, Denied) // a run that is being stopped does not wait for better ones
 	}
 	chance := func() float64 { return []float64{0, 0, 0.02, 0.1}[rng.IntN(4)] }
 	f.crash, f.freeze, f.race, f.orphan = chance(), chance(), chance(), chance()

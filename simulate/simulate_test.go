@@ -29,3 +29,15 @@ func TestSchedules(t *testing.T) {
 		}
 	}
 }
+
+// Schedules that once diverged: a rate that read a step count on which nothing
+// depends, and a record that was written twice, the first time by who was given up.
+func TestFoundSchedules(t *testing.T) {
+	for _, seed := range []uint64{5305, 26909, 31198} {
+		if _, err := Run(t.Context(), seed, 1, 1, func(d Divergence) {
+			t.Errorf("%s\n%s\n%s", d.Schedule, d.Faults, d.Difference)
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+}

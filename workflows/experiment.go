@@ -309,6 +309,11 @@ func (e *experiment) run(ctx workflow.Context) (*Result, error) {
 		e.busy = false
 		e.Step++
 		e.passed()
+		// What was asked for during the step holds from the next one on, and the step's
+		// record, which is written once, says so.
+		if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
+			return nil, err
+		}
 		if _, err := e.adopt(ctx); err != nil {
 			return nil, err
 		}
