@@ -37,7 +37,7 @@ type Tokenizer struct {
 	config     []byte               // tokenizer_config.json as it came; nil: none
 	template   []byte               // chat_template.jinja as it came; nil: none
 	chat       *chat.Template       // nil: none
-	special    map[string]string    // special tokens that the template may ask for
+	special    map[string]any       // special tokens that the template may ask for
 }
 
 // NewCharTokenizer makes the tokenizer of the characters of alphabet, whose
@@ -293,7 +293,7 @@ func (t *Tokenizer) configure() (chatTemplate, error) {
 	if err := json.Unmarshal(t.config, &file); err != nil {
 		return "", err
 	}
-	t.special = map[string]string{}
+	t.special = map[string]any{}
 	for name, token := range map[string]specialToken{"bos_token": file.BOS, "eos_token": file.EOS, "pad_token": file.Pad} {
 		if token != "" { // what a template asks for in vain is undefined there
 			t.special[name] = string(token)
