@@ -107,7 +107,7 @@ func (a *Activities) ask(ctx context.Context, plan recipes.Plan, in asked, progr
 		}
 		logprobs := openai.Logprob(1) // some servers take 0 for none
 		if p.API == "chat" {
-			logprobs, q.Messages = openai.LogprobYes, []openai.Message{{Role: "user", Content: openai.Text(in.texts[i])}}
+			logprobs, q.Messages = openai.LogprobYes, []openai.Message{{Role: "user", Content: openai.Text{in.texts[i]}}}
 		} else {
 			q.Prompt = &openai.Prompts{IDs: [][]int32{r.IDs}}
 		}
