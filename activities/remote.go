@@ -71,7 +71,11 @@ func elsewhere(p recipes.Plan) []string {
 	if p.Rollout.Engine == "" {
 		return nil
 	}
-	return []string{p.Rollout.Engine, p.Rollout.API, p.Rollout.Model}
+	api := p.Rollout.API
+	if api == "chat" {
+		api += "/2" // the version of how a problem is asked as a chat
+	}
+	return []string{p.Rollout.Engine, api, p.Rollout.Model}
 }
 
 // asked is a shard for servers to draw.
