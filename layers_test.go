@@ -31,7 +31,7 @@ var layers = map[string][]string{
 	"policy/tokenizer":   {},
 	"statistics":         {},
 	"openai":             {},
-	"serve":              {"datasets", "openai", "policy"},
+	"serve":              {"datasets", "openai", "policy", "policy/chat"},
 	"ledger":             {"datasets", "datasets/exchange", "sampling", "recipes", "activities"},
 	"activities":         {"datasets", "datasets/families", "reward", "curriculum", "sampling", "policy", "recipes", "datasets/prepare", "openai"},
 	"workflows":          {"datasets", "recipes", "activities", "statistics", "datasets/prepare"},

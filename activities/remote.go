@@ -71,7 +71,11 @@ func elsewhere(p recipes.Plan) []string {
 	if p.Rollout.Engine == "" {
 		return nil
 	}
-	return []string{p.Rollout.Engine, p.Rollout.API, p.Rollout.Model}
+	api := p.Rollout.API
+	if api == "chat" {
+		api += "/2" // the version of how a problem is asked as a chat
+	}
+	return []string{p.Rollout.Engine, api, p.Rollout.Model}
 }
 
 // asked is a shard for servers to draw.
@@ -80,9 +84,25 @@ type asked struct {
 	model    *policy.State
 	engine   Engine
 	sampling policy.Sampling
-	texts    []string // of the prompts
+	problems []posed
 	rows     []policy.Prompt
 	prompts  [][]int32 // replaced where the server makes the prompt
+}
+
+// posed is a problem's prompt and the beginning of the answer that is given.
+type posed struct{ prompt, prefill string }
+
+// chat asks q as a chat, which the server's template makes the prompt of: the
+// turns before the answer, as the plan's own template would be given them, and of
+// the answer what is given, to go on with.
+func (p posed) chat(c policy.Chat, q *openai.Request) {
+	for _, m := range c.Messages(p.prompt) {
+		q.Messages = append(q.Messages, openai.Message{Role: m.Role, Content: openai.Text{m.Content}})
+	}
+	if p.prefill != "" {
+		q.Messages = append(q.Messages, openai.Message{Role: "assistant", Content: openai.Text{p.prefill}})
+		q.AddGenerationPrompt, q.ContinueFinalMessage = new(bool), true
+	}
 }
 
 // ask has the plan's endpoints draw a shard, and scores what they leave open: the
@@ -107,7 +127,8 @@ func (a *Activities) ask(ctx context.Context, plan recipes.Plan, in asked, progr
 		}
 		logprobs := openai.Logprob(1) // some servers take 0 for none
 		if p.API == "chat" {
-			logprobs, q.Messages = openai.LogprobYes, []openai.Message{{Role: "user", Content: openai.Text(in.texts[i])}}
+			logprobs = openai.LogprobYes
+			in.problems[i].chat(plan.Chat(), &q)
 		} else {
 			q.Prompt = &openai.Prompts{IDs: [][]int32{r.IDs}}
 		}
@@ -134,7 +155,7 @@ func (a *Activities) ask(ctx context.Context, plan recipes.Plan, in asked, progr
 		}
 		c := policy.Completion{IDs: d.IDs, LogProbs: d.LogProbs, FinishReason: d.FinishReason}
 		if c.IDs == nil {
-			if c.IDs, err = in.model.Tokenizer.Encode(d.Text); err != nil {
+			if c.IDs, err = in.model.Tokenizer.EncodeMore(d.Text); err != nil {
 				return fmt.Errorf("the server's text: %w", err)
 			}
 			if d.FinishReason == policy.FinishStop {

@@ -205,7 +205,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 			logprobs, entropies                      [][]float32
 		}
 		var rows []policy.Prompt
-		var texts []string
+		var problems []posed
 		for g := lo; g < hi; g++ {
 			tokens, err := model.Tokenizer.Prompt(plan.Chat(), prompts[g], prefills[g])
 			if err != nil {
@@ -215,7 +215,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 				rows = append(rows, policy.Prompt{IDs: tokens, Stream: datasets.Stream(plan.Seed, "rollout", in.Purpose, in.Step, ids[g], groups[g], s)})
 				c.group, c.sample, c.level, c.hint = append(c.group, groups[g]), append(c.sample, s), append(c.level, levels[g]), append(c.hint, hints[g])
 				c.id, c.origin, c.parent = append(c.id, ids[g]), append(c.origin, origins[g]), append(c.parent, parents[g])
-				c.policy, c.prompt, texts = append(c.policy, in.Policy.Hash), append(c.prompt, tokens), append(texts, prompts[g]+prefills[g])
+				c.policy, c.prompt, problems = append(c.policy, in.Policy.Hash), append(c.prompt, tokens), append(problems, posed{prompts[g], prefills[g]})
 			}
 		}
 		begin := time.Now()
@@ -229,7 +229,7 @@ func (a *Activities) Rollout(ctx context.Context, in RolloutInput) (Output, erro
 		if plan.Rollout.Engine == "" {
 			completions, err = engine.Generate(ctx, rows, sampling, progress)
 		} else {
-			completions, rescored, err = a.ask(ctx, plan, asked{policy: in.Policy, model: model, engine: engine, sampling: sampling, texts: texts, rows: rows, prompts: c.prompt}, progress)
+			completions, rescored, err = a.ask(ctx, plan, asked{policy: in.Policy, model: model, engine: engine, sampling: sampling, problems: problems, rows: rows, prompts: c.prompt}, progress)
 		}
 		if err != nil {
 			return datasets.Result{}, fmt.Errorf("generate: %w", err)

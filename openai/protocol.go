@@ -33,6 +33,11 @@ type Request struct {
 	Stream        bool           `json:"stream,omitempty"`
 	StreamOptions *StreamOptions `json:"stream_options,omitempty"`
 
+	// vLLM's, of chat completions.
+	AddGenerationPrompt  *bool          `json:"add_generation_prompt,omitempty"`  // nil = true: the assistant's turn is begun
+	ContinueFinalMessage bool           `json:"continue_final_message,omitempty"` // the last message is the assistant's, to go on with; AddGenerationPrompt must be false
+	ChatTemplateKwargs   map[string]any `json:"chat_template_kwargs,omitempty"`   // what the chat template may ask for besides
+
 	ReturnTokenIDs bool `json:"return_token_ids,omitempty"`           // vLLM's: ids of prompt and completion
 	TokensAsIDs    bool `json:"return_tokens_as_token_ids,omitempty"` // vLLM's: tokens of log-probs as "token_id:5"
 }
@@ -48,26 +53,42 @@ type Message struct {
 	Content Text   `json:"content"`
 }
 
-// Text is a message's content: a text, or a list of text parts, which are joined.
-type Text string
+// Text is a message's content: a text, or a list of text parts.
+type Text []string
 
-// UnmarshalJSON reads either form.
+// MarshalJSON writes a text, and a list where there is not one part.
+func (t Text) MarshalJSON() ([]byte, error) {
+	if len(t) == 1 {
+		return json.Marshal(t[0])
+	}
+	type part struct {
+		Type string `json:"type"`
+		Text string `json:"text"`
+	}
+	parts := make([]part, len(t))
+	for i, text := range t {
+		parts[i] = part{"text", text}
+	}
+	return json.Marshal(parts)
+}
+
+// UnmarshalJSON reads either form; null is an empty text.
 func (t *Text) UnmarshalJSON(raw []byte) error {
 	var one string
 	if json.Unmarshal(raw, &one) == nil {
-		*t = Text(one)
+		*t = Text{one}
 		return nil
 	}
 	var parts []struct{ Type, Text string }
 	if err := json.Unmarshal(raw, &parts); err != nil {
 		return fmt.Errorf("content: want a text or a list of text parts")
 	}
-	*t = ""
+	*t = Text{}
 	for i, p := range parts {
 		if p.Type != "text" {
 			return fmt.Errorf("content: part %d is of type %q, want text", i, p.Type)
 		}
-		*t += Text(p.Text)
+		*t = append(*t, p.Text)
 	}
 	return nil
 }
@@ -165,7 +186,7 @@ var neutral = map[string][]string{
 	"min_p": {"0", "0.0"}, "min_tokens": {"0"}, "best_of": {"1"}, "echo": {"false"}, "suffix": {`""`}, "logit_bias": {"{}"}, "use_beam_search": {"false"},
 	"ignore_eos": {"false"}, "tools": {"[]"}, "functions": {"[]"}, "tool_choice": {`"none"`, `"auto"`}, "function_call": {`"none"`, `"auto"`},
 	"response_format": {`{"type":"text"}`}, "modalities": {`["text"]`}, "stop_token_ids": {"[]"}, "bad_words": {"[]"},
-	"skip_special_tokens": {"true"}, "include_stop_str_in_output": {"false"}, "add_generation_prompt": {"true"},
+	"skip_special_tokens": {"true"}, "include_stop_str_in_output": {"false"},
 }
 
 // ParseRequest reads a request. What would change the answer and is not known is
@@ -206,13 +227,14 @@ func ParseRequest(raw []byte) (*Request, *Error) {
 
 // fields are the JSON names that a Request has a place for.
 func fields() map[string]bool {
-	one, yes := 1, Logprob(0)
+	one, yes, so := 1, Logprob(0), true
 	var real float64
 	var wide int64
 	// Everything set, so that nothing is left out.
 	r := Request{Model: "m", Prompt: &Prompts{Texts: []string{""}}, Messages: []Message{{}}, N: &one, MaxTokens: &one, MaxAlias: &one,
 		Temperature: &real, TopP: &real, TopK: &one, Seed: &wide, Stop: Texts{""}, Logprobs: &yes, TopLogprobs: 1, Stream: true,
-		StreamOptions: &StreamOptions{}, ReturnTokenIDs: true, TokensAsIDs: true}
+		StreamOptions: &StreamOptions{}, AddGenerationPrompt: &so, ContinueFinalMessage: true, ChatTemplateKwargs: map[string]any{"": 0},
+		ReturnTokenIDs: true, TokensAsIDs: true}
 	raw, err := json.Marshal(r)
 	var names map[string]json.RawMessage
 	if err != nil || json.Unmarshal(raw, &names) != nil {
@@ -386,7 +408,7 @@ func (r Response) Read() (d Drawn, err error) {
 	case c.Text != nil:
 		d.Text = *c.Text
 	case c.Message != nil:
-		d.Text = string(c.Message.Content)
+		d.Text = strings.Join(c.Message.Content, "")
 	default:
 		return d, fmt.Errorf("a choice without text and message")
 	}

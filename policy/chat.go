@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/gradus-rl/gradus/policy/chat"
 )
@@ -15,24 +16,48 @@ type Chat struct {
 	System   string `json:"system_prompt"` // what the system says before; "" leaves it to the template
 }
 
+// Messages are the turns that come before the answer to a problem.
+func (c Chat) Messages(prompt string) (turns []chat.Message) {
+	if c.System != "" {
+		turns = append(turns, chat.Message{Role: "system", Content: c.System})
+	}
+	return append(turns, chat.Message{Role: "user", Content: prompt})
+}
+
 // Prompt is the ids of a problem's prompt, with the beginning of the answer that
 // is given, which may be empty.
 func (t *Tokenizer) Prompt(c Chat, prompt, prefill string) ([]int32, error) {
 	if !c.Template {
 		return t.Encode(prompt + prefill)
 	}
+	return t.Converse(Conversation{Messages: c.Messages(prompt), Prefill: prefill})
+}
+
+// Conversation is a chat that a policy is to go on with.
+type Conversation struct {
+	Messages []chat.Message
+	Closed   bool           // the assistant's turn is not begun
+	Prefill  string         // what is given of that turn
+	Values   map[string]any // what the template may ask for besides, such as enable_thinking
+}
+
+// HasChat reports whether a chat template came with the policy.
+func (t *Tokenizer) HasChat() bool { return t.chat != nil }
+
+// Converse is the ids of a conversation as the policy's own chat template writes
+// it. Special tokens are those that the template writes, and no others.
+func (t *Tokenizer) Converse(c Conversation) ([]int32, error) {
 	if t.chat == nil {
-		return nil, fmt.Errorf("tokenizer: chat_template is set, but the policy has none, in %s or %s", ChatTemplateFile, TokenizerConfigFile)
+		return nil, fmt.Errorf("tokenizer: a chat template is asked for, but the policy has none, in %s or %s", ChatTemplateFile, TokenizerConfigFile)
 	}
-	messages := []chat.Message{{Role: "user", Content: prompt}}
-	if c.System != "" {
-		messages = append([]chat.Message{{Role: "system", Content: c.System}}, messages...)
-	}
-	text, err := t.chat.Render(messages, true, t.special)
+	values := map[string]any{}
+	maps.Copy(values, t.special)
+	maps.Copy(values, c.Values)
+	text, err := t.chat.Render(c.Messages, !c.Closed, values)
 	if err != nil {
 		return nil, err
 	}
-	return t.EncodeMore(text + prefill)
+	return t.EncodeMore(text + c.Prefill)
 }
 
 // chatTemplate is the template of tokenizer_config.json: a text, or a list of

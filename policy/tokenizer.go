@@ -37,7 +37,7 @@ type Tokenizer struct {
 	config     []byte               // tokenizer_config.json as it came; nil: none
 	template   []byte               // chat_template.jinja as it came; nil: none
 	chat       *chat.Template       // nil: none
-	special    map[string]string    // special tokens that the template may ask for
+	special    map[string]any       // special tokens that the template may ask for
 }
 
 // NewCharTokenizer makes the tokenizer of the characters of alphabet, whose
@@ -103,10 +103,12 @@ func (t *Tokenizer) Size() int {
 
 // Encode is the ids of text to go on from, without an end token: those of a
 // checkpoint's tokenizer after what it puts before every text, such as Llama's
-// <|begin_of_text|>; else those of the characters. A character outside the alphabet becomes <unk>; it is an error, naming the
-// character and its position, if the tokenizer has none. Text that spells a
-// special token is text. (The Python library reads it as the token unless
-// encode_special_tokens is set; anything else it encodes alike.)
+// <|begin_of_text|>, in which text that spells an added token is that token; else
+// those of the characters. A character outside the alphabet becomes <unk>; it is
+// an error, naming the character and its position, if the tokenizer has none. Text
+// that spells a special token of a tokenizer of characters is text. (The Python
+// library reads it as the token unless encode_special_tokens is set; anything else
+// it encodes alike.)
 func (t *Tokenizer) Encode(text string) ([]int32, error) { return t.encode(text, true) }
 
 // EncodeMore is Encode of a text that goes on where another ends.
@@ -154,30 +156,6 @@ func (t *Tokenizer) Decode(ids []int32) string {
 	return b.String()
 }
 
-// tokenizerFile is the tokenizer.json of Hugging Face's tokenizers, as far as
-// it describes a Tokenizer.
-type tokenizerFile struct {
-	Version       string          `json:"version"`
-	Truncation    json.RawMessage `json:"truncation"`
-	Padding       json.RawMessage `json:"padding"`
-	AddedTokens   []addedToken    `json:"added_tokens"`
-	Normalizer    json.RawMessage `json:"normalizer"`
-	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
-	PostProcessor json.RawMessage `json:"post_processor"`
-	Decoder       json.RawMessage `json:"decoder"`
-	Model         json.RawMessage `json:"model"`
-}
-
-type addedToken struct {
-	ID         int32  `json:"id"`
-	Content    string `json:"content"`
-	SingleWord bool   `json:"single_word"`
-	LStrip     bool   `json:"lstrip"`
-	RStrip     bool   `json:"rstrip"`
-	Normalized bool   `json:"normalized"`
-	Special    bool   `json:"special"`
-}
-
 // The parts of tokenizer.json that split text into characters and join tokens
 // without spaces. [\s\S] is any character, line ends included.
 const (
@@ -204,14 +182,14 @@ func (t *Tokenizer) JSON() []byte {
 	model = append(appendJSON(append(model, `},"unk_token":`...), UnkToken), '}')
 
 	null := json.RawMessage("null")
-	file := tokenizerFile{
-		Version: "1.0", Truncation: null, Padding: null, AddedTokens: []addedToken{},
+	file := tokenizer.File{
+		Version: "1.0", Truncation: null, Padding: null, AddedTokens: []tokenizer.AddedToken{},
 		Normalizer: null, PreTokenizer: json.RawMessage(characterSplit), PostProcessor: null,
 		Decoder: json.RawMessage(fuseDecoder), Model: model,
 	}
 	for id, token := range t.tokens {
 		if token == PadToken || token == EOSToken || token == UnkToken {
-			file.AddedTokens = append(file.AddedTokens, addedToken{ID: int32(id), Content: token, Special: true})
+			file.AddedTokens = append(file.AddedTokens, tokenizer.AddedToken{ID: int32(id), Content: token, Special: true})
 		}
 	}
 	var b bytes.Buffer
@@ -293,7 +271,7 @@ func (t *Tokenizer) configure() (chatTemplate, error) {
 	if err := json.Unmarshal(t.config, &file); err != nil {
 		return "", err
 	}
-	t.special = map[string]string{}
+	t.special = map[string]any{}
 	for name, token := range map[string]specialToken{"bos_token": file.BOS, "eos_token": file.EOS, "pad_token": file.Pad} {
 		if token != "" { // what a template asks for in vain is undefined there
 			t.special[name] = string(token)
@@ -340,7 +318,7 @@ func ReadTokenizer(data []byte) (*Tokenizer, error) {
 	fail := func(format string, args ...any) (*Tokenizer, error) {
 		return nil, fmt.Errorf("tokenizer: "+format, args...)
 	}
-	var file tokenizerFile
+	var file tokenizer.File
 	if err := datasets.DecodeStrict(data, &file); err != nil {
 		return fail("not a tokenizer.json this package supports: %w", err)
 	}

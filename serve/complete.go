@@ -155,18 +155,13 @@ func (k *work) prompts() ([][]int32, *openai.Error) {
 	q := k.request
 	var texts []string
 	switch {
-	case k.chat && (q.Prompt != nil || len(q.Messages) == 0):
-		return nil, openai.Invalid("messages", "want at least one message, and no prompt")
 	case k.chat:
-		// A policy without a chat template reads what was said, one after the other.
-		var all strings.Builder
-		for i, m := range q.Messages {
-			if m.Role != "system" && m.Role != "developer" && m.Role != "user" && m.Role != "assistant" {
-				return nil, openai.Invalid("messages", "message %d: role is %q; want system, developer, user or assistant", i, m.Role)
-			}
-			all.WriteString(string(m.Content))
-		}
-		texts = []string{all.String()}
+		ids, bad := k.conversation()
+		return [][]int32{ids}, bad
+	case q.ContinueFinalMessage:
+		return nil, openai.Invalid("continue_final_message", "continue_final_message is for chats; a completion goes on with its prompt as it is")
+	case q.ChatTemplateKwargs != nil:
+		return nil, openai.Invalid("chat_template_kwargs", "chat_template_kwargs is for chats; completions have no template")
 	case q.Prompt == nil || q.Messages != nil:
 		return nil, openai.Invalid("prompt", "want a prompt, and no messages")
 	case q.Prompt.IDs != nil:
@@ -178,7 +173,7 @@ func (k *work) prompts() ([][]int32, *openai.Error) {
 	for i, text := range texts {
 		var err error
 		if ids[i], err = k.model.state.Tokenizer.Encode(text); err != nil {
-			return nil, openai.Invalid(k.promptName(), "%v", err)
+			return nil, openai.Invalid("prompt", "%v", err)
 		}
 	}
 	return ids, nil
@@ -328,7 +323,7 @@ func (k *work) whole(w http.ResponseWriter) {
 		}
 		text := f.add(nil, true)
 		if k.chat {
-			c.Message = &openai.Message{Role: "assistant", Content: openai.Text(text)}
+			c.Message = &openai.Message{Role: "assistant", Content: openai.Text{text}}
 		} else {
 			c.Text = &text
 		}

@@ -6,7 +6,10 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -16,6 +19,7 @@ import (
 
 	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/policy"
 	"github.com/gradus-rl/gradus/worker"
 )
 
@@ -103,14 +107,66 @@ func loadTest(t *testing.T, s datasets.Store, r datasets.Ref) *datasets.Table {
 	return table
 }
 
-// drawnIDs are the completions of a step, in order.
+// A run whose rollouts a server draws in chats has the prompts and completions
+// that the worker's own engine would have had: a system turn, and the policy's
+// own template, which the server applies.
+func TestChatsElsewhere(t *testing.T) {
+	c, store := connectTest(t)
+	w, err := worker.Start(c, store, worker.Options{Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	folder := t.TempDir()
+	if err := os.CopyFS(folder, os.DirFS(filepath.Join("..", "..", "policy", "testdata", "models", "qwen2"))); err != nil {
+		t.Fatal(err)
+	}
+	template, err := os.ReadFile(filepath.Join("..", "..", "policy", "chat", "testdata", "qwen2.5.jinja"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, policy.ChatTemplateFile), template, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	base, err := importPolicy(t.Context(), store, folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := tiny("steps=2", "policy="+base.String(), "chat_template=true", "system_prompt=Be brief.")
+	runTest(t, c, "chats-own", plan)
+	_, server := served(t, base)
+	runTest(t, c, "chats", append(plan, "rollout.engine=openai", "rollout.api=chat", `rollout.endpoints=["`+server+`"]`))
+	own, chats := artifacts(t, store, "chats-own", 2), artifacts(t, store, "chats", 2)
+	drawn := drawnIDs(t, store, chats[0])
+	if d := cmp.Diff(drawnIDs(t, store, own[0]), drawn); d != "" {
+		t.Errorf("the server draws other chats than the worker: %s", d)
+	}
+	state, err := policy.LoadModel(t.Context(), store, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin, err := state.Tokenizer.EncodeMore("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ids := range drawn {
+		if !slices.Equal(begin, ids[:len(begin)]) {
+			t.Fatalf("a chat begins with %v, want %v", ids[:len(begin)], begin)
+		}
+	}
+	if figures(t, store, chats[1].Metrics)[activities.MetricRescored] != 0 {
+		t.Error("the server did not tell the log-probabilities")
+	}
+}
+
+// drawnIDs are the prompts and completions of a step, in order.
 func drawnIDs(t *testing.T, s datasets.Store, step activities.StepRecord) (all [][]int32) {
 	t.Helper()
 	for _, shard := range step.Rounds[0].Rollouts {
 		table := loadTest(t, s, shard)
-		ids := datasets.CompletionIDs.Get(table)
+		prompts, ids := datasets.PromptIDs.Get(table), datasets.CompletionIDs.Get(table)
 		for i := range table.Rows() {
-			all = append(all, append([]int32{}, ids.Row(i)...))
+			all = append(all, slices.Concat(prompts.Row(i), ids.Row(i)))
 		}
 		table.Release()
 	}

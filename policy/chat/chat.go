@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 
 	"github.com/nikolalohinski/gonja/v2/builtins"
 	"github.com/nikolalohinski/gonja/v2/config"
@@ -49,34 +51,42 @@ func Parse(source string) (*Template, error) {
 }
 
 // Render writes messages, and with prompt the beginning of the turn of the
-// assistant. tokens are the special tokens by which the template may ask for
-// them, such as bos_token.
+// assistant. values are what the template may ask for besides, such as bos_token
+// and enable_thinking.
 //
 // There is no strftime_now, as what a run reads must not depend on the day:
 // templates that look whether there is one (Llama 3) then write a date of their own.
 // A template that raises an exception is refused by its own text.
-func (t *Template) Render(messages []Message, prompt bool, tokens map[string]string) (text string, err error) {
+func (t *Template) Render(messages []Message, prompt bool, values map[string]any) (text string, err error) {
 	list := make([]any, len(messages))
 	for i, m := range messages {
 		list[i] = map[string]any{"role": m.Role, "content": m.Content}
 	}
 	var raised error
-	values := map[string]any{
-		"messages": list, "add_generation_prompt": prompt, "tools": nil, "documents": nil,
+	own := map[string]any{
+		"messages": list, "add_generation_prompt": prompt,
 		"raise_exception": func(_ *exec.Evaluator, params *exec.VarArgs) *exec.Value {
 			raised = fmt.Errorf("the template says: %s", params.First().String())
 			return exec.AsValue(raised)
 		},
 	}
-	for name, token := range tokens {
-		values[name] = token
+	all := map[string]any{"tools": nil, "documents": nil}
+	for name, v := range values {
+		if _, taken := own[name]; taken {
+			return "", fmt.Errorf("chat template: %s is not for a caller to set", name)
+		}
+		if f, ok := v.(float64); ok && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+			v = int(f) // an integer of JSON, which templates write without a point
+		}
+		all[name] = v
 	}
+	maps.Copy(all, own)
 	defer func() { // the library panics on some templates that it cannot follow
 		if p := recover(); p != nil {
 			err = fmt.Errorf("chat template: %v", p)
 		}
 	}()
-	text, err = t.compiled.ExecuteToString(exec.NewContext(values))
+	text, err = t.compiled.ExecuteToString(exec.NewContext(all))
 	if raised != nil {
 		err = raised
 	}

@@ -40,7 +40,7 @@ func TestAsTransformers(t *testing.T) {
 		for _, turn := range c.Turns {
 			messages = append(messages, Message{turn[0], turn[1]})
 		}
-		got, err := template.Render(messages, c.Prompt, map[string]string{"bos_token": "<s>"})
+		got, err := template.Render(messages, c.Prompt, map[string]any{"bos_token": "<s>"})
 		if err != nil || got != c.Text {
 			t.Errorf("%s: %v\n got %q\nwant %q", c.Template, err, got, c.Text)
 		}
@@ -66,6 +66,24 @@ func TestNoDate(t *testing.T) {
 	}
 	if got, err := template.Render([]Message{{"user", "x"}}, true, nil); err != nil || got != "26 Jul 2024" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// What a caller sets is there for the template to look at, as JSON had it.
+func TestValues(t *testing.T) {
+	template, err := Parse(`{{ bos_token }}{% if enable_thinking is defined and enable_thinking is false %}no thoughts, {% endif %}{{ budget }}, {{ share }}{% if tools %}!{% endif %}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages := []Message{{"user", "x"}}
+	got, err := template.Render(messages, true, map[string]any{"bos_token": "<s>", "enable_thinking": false, "budget": 100.0, "share": 0.5, "tools": []any{"t"}})
+	if want := "<s>no thoughts, 100, 0.5!"; err != nil || got != want {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+	for _, own := range []string{"messages", "add_generation_prompt", "raise_exception"} {
+		if _, err := template.Render(messages, true, map[string]any{own: "mine"}); err == nil || err.Error() != "chat template: "+own+" is not for a caller to set" {
+			t.Errorf("%s: %v", own, err)
+		}
 	}
 }
 

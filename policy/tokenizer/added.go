@@ -7,9 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// addedToken is a token that is taken from a text as a whole, before the model
+// AddedToken is a token that is taken from a text as a whole, before the model
 // sees the rest.
-type addedToken struct {
+type AddedToken struct {
 	ID         int32  `json:"id"`
 	Content    string `json:"content"`
 	SingleWord bool   `json:"single_word"` // only where no word character touches it
@@ -22,13 +22,13 @@ type addedToken struct {
 // added is all added tokens.
 type added struct {
 	ids             map[string]int32
-	byID            map[int32]addedToken
+	byID            map[int32]AddedToken
 	raw, normalized *matcher // those looked for before and after normalization
 	size            int      // greatest id and one
 }
 
-func newAdded(tokens []addedToken, model *bpe, n normalizers) (added, error) {
-	a := added{ids: map[string]int32{}, byID: map[int32]addedToken{}, raw: &matcher{}, normalized: &matcher{}}
+func newAdded(tokens []AddedToken, model *bpe, n normalizers) (added, error) {
+	a := added{ids: map[string]int32{}, byID: map[int32]AddedToken{}, raw: &matcher{}, normalized: &matcher{}}
 	for _, t := range tokens {
 		own, inModel := model.vocab[t.Content]
 		switch {
@@ -67,10 +67,10 @@ type matcher struct {
 
 type trie struct {
 	next  map[byte]*trie
-	token *addedToken
+	token *AddedToken
 }
 
-func (m *matcher) add(content string, t addedToken) {
+func (m *matcher) add(content string, t AddedToken) {
 	if content == "" {
 		return
 	}
@@ -89,7 +89,7 @@ func (m *matcher) add(content string, t addedToken) {
 }
 
 // longest is the longest token at the start of a text, and its length.
-func (m *matcher) longest(text string) (t *addedToken, length int) {
+func (m *matcher) longest(text string) (t *AddedToken, length int) {
 	at := &m.root
 	for i := range len(text) {
 		if at = at.next[text[i]]; at == nil {

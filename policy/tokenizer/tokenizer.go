@@ -18,13 +18,14 @@ type Tokenizer struct {
 	decoder    decoders
 }
 
-// file is tokenizer.json. Truncation and padding are what a caller asks of each
-// call, in Python too, and not looked at.
-type file struct {
+// File is tokenizer.json, its components as they stand there, which differ by
+// type. Truncation and padding are what a caller asks of each call, in Python too,
+// and [Parse] does not look at them.
+type File struct {
 	Version       string          `json:"version"`
 	Truncation    json.RawMessage `json:"truncation"`
 	Padding       json.RawMessage `json:"padding"`
-	AddedTokens   []addedToken    `json:"added_tokens"`
+	AddedTokens   []AddedToken    `json:"added_tokens"`
 	Normalizer    json.RawMessage `json:"normalizer"`
 	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
 	PostProcessor json.RawMessage `json:"post_processor"`
@@ -35,7 +36,7 @@ type file struct {
 // Parse reads a tokenizer.json. What it cannot follow to the letter is an error
 // that names the field.
 func Parse(data []byte) (*Tokenizer, error) {
-	var f file
+	var f File
 	if err := strict(data, &f); err != nil {
 		return nil, fmt.Errorf("not a tokenizer.json that is supported: %w", err)
 	}
