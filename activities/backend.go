@@ -25,7 +25,8 @@ type Engine interface {
 // Trainer improves one policy, as [policy.Trainer] does.
 type Trainer interface {
 	Update(ctx context.Context, samples []policy.Sample, l policy.Learning) (policy.UpdateMetrics, error)
-	State() *policy.State
+	Model() (policy.Config, *policy.Tokenizer)
+	State() (*policy.State, error)
 	Close()
 }
 

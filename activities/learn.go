@@ -56,6 +56,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 		tokens := 0
 		var metrics policy.UpdateMetrics
 		out, err := a.Policies.train(ctx, plan.Backend, in.Policy, in.From == 0, l, func(t Trainer, tokenizer *policy.Tokenizer) error {
+			config, _ := t.Model()
 			for step := in.From; step < in.From+in.Steps; step++ {
 				pose := &curriculum.Pose{Problems: len(rows), Groups: w.BatchSize, Posed: int64(step) * int64(w.BatchSize)}
 				env := datasets.Env{Seed: datasets.Stream(plan.Seed, "warm")}
@@ -65,7 +66,7 @@ func (a *Activities) Warm(ctx context.Context, in WarmInput) (Output, error) {
 				var batch []policy.Sample
 				for _, r := range pose.Rows {
 					i := int(rows[r])
-					s, err := demonstration(tokenizer, plan.Chat(), p.Prompt[i], solutionText(ctx, plan, p, i), t.State().Config.MaxPositionEmbeddings)
+					s, err := demonstration(tokenizer, plan.Chat(), p.Prompt[i], solutionText(ctx, plan, p, i), config.MaxPositionEmbeddings)
 					if err != nil {
 						return invalid{fmt.Errorf("problem %q: %w", p.ID[i], err)}
 					}

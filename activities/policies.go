@@ -258,11 +258,16 @@ func (p *Policies) train(ctx context.Context, spec string, ref datasets.Ref, fre
 			return datasets.Ref{}, fmt.Errorf("new trainer: %w", err)
 		}
 	}
-	if err := work(t, t.State().Tokenizer); err != nil {
+	_, tokenizer := t.Model()
+	if err := work(t, tokenizer); err != nil {
 		t.Close()
 		return datasets.Ref{}, err
 	}
-	s := t.State()
+	s, err := t.State()
+	if err != nil {
+		t.Close()
+		return datasets.Ref{}, err
+	}
 	out, err := policy.SaveState(ctx, p.store, s, l)
 	if err != nil {
 		t.Close()

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gomlx/compute"
@@ -17,6 +18,8 @@ type Backend struct {
 	spec   string
 	open   func() (compute.Backend, error)
 	fenced bool // graphs need fences; see fence
+	fused  bool // a compiler fuses operations, and memory is the device's own; see decoder
+	half   bool // products are of bfloat16
 }
 
 // OpenBackend selects a backend:
@@ -25,7 +28,8 @@ type Backend struct {
 //	"onnx[:…]"      ONNX Runtime (default onnx:cpu); build tag onnx
 //	"xla[:…]"       XLA by a PJRT plugin (default xla:cpu); build tag xla. xla:cuda
 //	                finds JAX's or GoMLX's plugin, xla:/path/plugin.so is one;
-//	                ",deterministic" asks for the same bits every time
+//	                ",deterministic" asks for the same bits every time, ",bf16"
+//	                for products of bfloat16 (weights and all else stay float32)
 //
 // What follows the colon goes to GoMLX as it is. A backend that cannot start
 // (no build tag, no shared library) is an error here and not at first use.
@@ -47,7 +51,11 @@ func OpenBackend(spec string) (*Backend, error) {
 	case "onnx":
 		b.open = func() (compute.Backend, error) { return openONNX(options) }
 	case "xla":
+		list := strings.Split(options, ",")
+		b.half = slices.Contains(list, "bf16")
+		options = strings.Join(slices.DeleteFunc(list, func(o string) bool { return o == "bf16" }), ",")
 		b.open = func() (compute.Backend, error) { return openXLA(options) }
+		b.fused = true
 	default:
 		return nil, fmt.Errorf("open backend %q: want go, onnx or xla", spec)
 	}
@@ -61,7 +69,7 @@ func OpenBackend(spec string) (*Backend, error) {
 
 // decoder builds the graphs of an architecture for this backend.
 func (b *Backend) decoder(c Config, differentiable bool) decoder {
-	return decoder{Config: c, differentiable: differentiable, fenced: b.fenced}
+	return decoder{Config: c, differentiable: differentiable, fenced: b.fenced, fused: b.fused, half: b.half}
 }
 
 // String is the specification the backend was opened with.
@@ -86,7 +94,25 @@ func newProgram(device compute.Backend, name string, build func(inputs []*graph.
 
 // call runs the program. Outputs belong to the caller, who releases them.
 func (p *program) call(inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
-	outputs, _, err := p.exec.CallWithGraphOnDevice(0, inputs)
+	return p.consume(nil, inputs)
+}
+
+// consume is call with inputs before the others that it may overwrite. They are
+// gone when it returns, also with an error.
+func (p *program) consume(consumed, inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
+	args := make([]any, 0, len(consumed)+len(inputs))
+	for _, t := range consumed {
+		donated, err := graph.DonateTensorBuffer(t, p.device, 0)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, donated)
+	}
+	for _, t := range inputs {
+		args = append(args, t)
+	}
+	outputs, _, err := p.exec.CallWithGraphOnDevice(0, args...)
+	release(consumed...)
 	if err != nil && strings.Contains(err.Error(), "RESOURCE_EXHAUSTED") { // as XLA says it
 		err = fmt.Errorf("the device has too little memory for this model and batch; gradus plan-memory says how much they need, and max_tokens_per_micro_batch bounds it: %w", err)
 	}

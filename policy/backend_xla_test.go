@@ -9,6 +9,32 @@ import (
 	"testing"
 )
 
+// pluginOfCPU is the PJRT plugin that GRADUS_PJRT_PLUGIN names. Its memory is kept apart
+// from the host's, as a GPU's is.
+func pluginOfCPU(t *testing.T) string {
+	plugin := os.Getenv("GRADUS_PJRT_PLUGIN")
+	if plugin == "" {
+		if os.Getenv("CI") != "" {
+			t.Fatal("GRADUS_PJRT_PLUGIN is not set, want the path of a PJRT plugin for the CPU")
+		}
+		t.Skip("GRADUS_PJRT_PLUGIN is not set")
+	}
+	return "xla:" + plugin + ",shared_buffers=false"
+}
+
+// Compiling takes most of the time: two models show all that differs.
+func TestXLAAgreesWithGo(t *testing.T) {
+	defer func(n int) { readFloats = n }(readFloats)
+	readFloats = 100 // several pieces
+	agreesWithGo(t, pluginOfCPU(t), DefaultLearning(), "grouped", "qwen3")
+}
+
+func TestCheckpointingAgreesWithGo(t *testing.T) {
+	l := DefaultLearning()
+	l.GradientCheckpointing = true
+	agreesWithGo(t, pluginOfCPU(t), l, "one layer", "tied")
+}
+
 func TestJAXPluginIsFound(t *testing.T) {
 	root := t.TempDir()
 	var folders []string

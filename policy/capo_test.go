@@ -119,7 +119,10 @@ func TestCAPOShiftsAreDerivatives(t *testing.T) {
 	if _, err := trainer.Update(ctx, samples, l); err != nil {
 		t.Fatal(err)
 	}
-	state := trainer.State()
+	state, err := trainer.State()
+	if err != nil {
+		t.Fatal(err)
+	}
 	engine, err := policy.NewEngine(backend, c)
 	if err != nil {
 		t.Fatal(err)

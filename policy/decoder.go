@@ -24,12 +24,25 @@ import (
 // completion starts; rotary positions count from the padded start, which
 // changes nothing, since attention sees only their differences.
 
+// Where a compiler fuses operations (XLA), products with ones become broadcasts
+// and sums by themselves. There the embedding is looked up instead of multiplied,
+// and the vocabulary is read a piece of the batch at a time.
+
 // decoder builds the graphs of one architecture.
 type decoder struct {
 	Config
 	differentiable bool // gradients will be asked for
 	fenced         bool // the graph needs fences
+	fused          bool // a compiler fuses operations
+	half           bool // products of weights and activations are of bfloat16
+	checkpointed   bool // layers are computed again on the way back
 	fence          *fence
+}
+
+// exact is the decoder whose products are of float32: for sums and broadcasts.
+func (d decoder) exact() decoder {
+	d.half = false
+	return d
 }
 
 // begin starts a graph, which fence.close must end.
@@ -167,6 +180,9 @@ func (d decoder) newStream(prompts, samples int, cos, sin *Node) stream {
 // embed looks tokens [N] up: Eᵀ·onehot, [D, N]. As a product its gradient is
 // one too, and the same sum in any run; scattered additions are not.
 func (d decoder) embed(embedding, tokens *Node) *Node {
+	if d.fused {
+		return transposed(Gather(embedding, Reshape(tokens, -1, 1)))
+	}
 	return d.product(transposed(embedding), d.oneHot(tokens))
 }
 
@@ -192,7 +208,7 @@ func (d decoder) attentionInputs(b block, x *Node, s stream, queries bool) (quer
 	y := d.project(h, weights...)
 	if d.attentionBias() {
 		for i := range y {
-			y[i] = Add(y[i], d.product(biases[i], Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, x.Shape().Dim(1)))))
+			y[i] = Add(y[i], d.exact().product(biases[i], Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, x.Shape().Dim(1)))))
 		}
 	}
 	if d.headNorm() {
@@ -221,6 +237,7 @@ func (d decoder) attentionInputs(b block, x *Node, s stream, queries bool) (quer
 // normHeads is rmsNorm of every head for itself, with one weight for all. a and
 // b are the first and second halves of all heads, [heads·dh/2, N].
 func (d decoder) normHeads(a, b *Node, w [2]*Node) (*Node, *Node) {
+	d = d.exact()
 	half, n := d.HeadDim()/2, a.Shape().Dim(1)
 	heads := a.Shape().Dim(0) / half
 	a, b = Reshape(a, heads, half, n), Reshape(b, heads, half, n)
@@ -283,8 +300,8 @@ func (d decoder) attend(query *Node, segments ...segment) *Node {
 	var total, sum *Node
 	for i, s := range segments {
 		batch, length := s.key.Shape().Dim(0), s.key.Shape().Dim(2)
-		weight := Exp(Sub(scores[i], d.dot(peak, Ones(g, shapes.Make(dtypes.Float32, 1, length)))))
-		mass := d.productT(weight, Ones(g, shapes.Make(dtypes.Float32, 1, length))) // [R, 1]
+		weight := Exp(Sub(scores[i], d.exact().dot(peak, Ones(g, shapes.Make(dtypes.Float32, 1, length)))))
+		mass := d.exact().productT(weight, Ones(g, shapes.Make(dtypes.Float32, 1, length))) // [R, 1]
 		mixed := Reshape(d.productT(Reshape(weight, batch, rows/batch, length), s.value), rows, dh)
 		if sum == nil {
 			total, sum = mass, mixed
@@ -292,7 +309,7 @@ func (d decoder) attend(query *Node, segments ...segment) *Node {
 			total, sum = Add(total, mass), Add(sum, mixed)
 		}
 	}
-	return Mul(sum, d.product(Reciprocal(total), Ones(g, shapes.Make(dtypes.Float32, 1, dh))))
+	return Mul(sum, d.exact().product(Reciprocal(total), Ones(g, shapes.Make(dtypes.Float32, 1, dh))))
 }
 
 // finish is the rest of a layer: output projection and feed-forward, each
@@ -310,6 +327,7 @@ func (d decoder) finish(b block, x, attended *Node, s stream) *Node {
 // rmsNorm is x·w/√(mean(x²)+ε) over features (arXiv:1910.07467); x is [D, N],
 // w is [D, 1].
 func (d decoder) rmsNorm(x, w *Node) *Node {
+	d = d.exact()
 	ones := Ones(x.Graph(), shapes.Make(dtypes.Float32, 1, d.HiddenSize))
 	mean := MulScalar(d.product(ones, Mul(x, x)), 1/float64(d.HiddenSize)) // [1, N]
 	return Mul(x, d.product(w, Reciprocal(Sqrt(AddScalar(mean, d.RMSNormEps)))))
@@ -319,6 +337,7 @@ func (d decoder) rmsNorm(x, w *Node) *Node {
 // −Σ p·log p of each column's distribution, in nats, both [1, N]. No gradient
 // flows through the entropy.
 func (d decoder) statistics(logits, targets *Node) (logprob, entropy *Node) {
+	d = d.exact()
 	vocabulary := Ones(logits.Graph(), shapes.Make(dtypes.Float32, 1, d.VocabSize))
 	peak := StopGradient(Reshape(ReduceMax(logits, 0), 1, -1))
 	z := Sub(logits, d.dot(transposed(vocabulary), peak))
@@ -352,19 +371,31 @@ func (d decoder) hide(bias *Node, s stream) *Node {
 
 // repeat copies [B, 1, M] to [B, times, M].
 func (d decoder) repeat(x *Node, times int) *Node {
-	return d.dot(Ones(x.Graph(), shapes.Make(dtypes.Float32, x.Shape().Dim(0), times, 1)), x)
+	return d.exact().dot(Ones(x.Graph(), shapes.Make(dtypes.Float32, x.Shape().Dim(0), times, 1)), x)
 }
 
 // dot is a·b of matrices, or of equally many matrices in leading batch axes.
 func (d decoder) dot(a, b *Node) *Node {
 	rank := a.Rank()
-	return d.fence.after(DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 2}, leading(rank)))
+	return d.contract(a, rank-1, b, rank-2)
 }
 
 // dotT is a·bᵀ.
 func (d decoder) dotT(a, b *Node) *Node {
 	rank := a.Rank()
-	return d.fence.after(DotGeneral(a, []int{rank - 1}, leading(rank), b, []int{rank - 1}, leading(rank)))
+	return d.contract(a, rank-1, b, rank-1)
+}
+
+// contract sums the products over an axis of each, and takes leading axes one by one.
+func (d decoder) contract(a *Node, of int, b *Node, with int) *Node {
+	if d.half {
+		a, b = ConvertDType(a, dtypes.BFloat16), ConvertDType(b, dtypes.BFloat16)
+	}
+	c := DotGeneral(a, []int{of}, leading(a.Rank()), b, []int{with}, leading(a.Rank()))
+	if d.half {
+		c = ConvertDType(c, dtypes.Float32)
+	}
+	return d.fence.after(c)
 }
 
 // leading is the batch axes of a stack of matrices.
@@ -376,6 +407,10 @@ func leading(rank int) []int {
 	return axes
 }
 
+// plain is whether products have no gradients of ours: none are asked for, or the
+// factors are computed again on the way back, which ours would not use.
+func (d decoder) plain() bool { return !d.differentiable || d.checkpointed }
+
 // transposed swaps the last two axes.
 func transposed(x *Node) *Node { return Transpose(x, -2, -1) }
 
@@ -386,7 +421,7 @@ func (d decoder) product(a, b *Node) *Node { return d.project(b, a)[0] }
 
 // productT is a·bᵀ with gradients da = dc·b and db = dcᵀ·a.
 func (d decoder) productT(a, b *Node) *Node {
-	if !d.differentiable {
+	if d.plain() {
 		return d.dotT(a, b)
 	}
 	var adjoint *Node
@@ -406,7 +441,7 @@ func (d decoder) productT(a, b *Node) *Node {
 // between; nothing uses it, and unused nodes are not executed.
 func (d decoder) project(x *Node, weights ...*Node) []*Node {
 	results := make([]*Node, len(weights))
-	if !d.differentiable {
+	if d.plain() {
 		for i, w := range weights {
 			results[i] = d.dot(w, x)
 		}
@@ -447,7 +482,9 @@ func (d decoder) prompt(net network, tokens, cos, sin, bias *Node) (keys, values
 	x := d.embed(net.embedding, tokens)
 	for i, b := range net.blocks {
 		last := i == len(net.blocks)-1
+		x = d.keep(x)
 		query, key, value := d.attentionInputs(b, x, s, !last)
+		key, value = d.kept(key), d.kept(value) // the completions read them
 		keys, values = append(keys, key), append(values, value)
 		if !last {
 			x = d.finish(b, x, d.attend(query, segment{key, value, mask}), s)
@@ -462,23 +499,50 @@ func (d decoder) prompt(net network, tokens, cos, sin, bias *Node) (keys, values
 func (d decoder) completion(net network, tokens *Node, s stream, past [][]segment, mask *Node) (x *Node, keys, values []*Node) {
 	x = d.embed(net.embedding, tokens)
 	for i, b := range net.blocks {
+		x = d.keep(x)
 		query, key, value := d.attentionInputs(b, x, s, true)
 		keys, values = append(keys, key), append(values, value)
 		x = d.finish(b, x, d.attend(query, append(past[i], segment{key, value, mask})...), s)
 	}
-	return x, keys, values
+	return d.kept(x), keys, values
+}
+
+// keep marks what a layer begins with: all until the next mark is computed again
+// on the way back (arXiv:1604.06174).
+func (d decoder) keep(x *Node) *Node {
+	if !d.checkpointed {
+		return x
+	}
+	return x.Checkpoint()
+}
+
+// kept ends what keep began.
+func (d decoder) kept(x *Node) *Node {
+	if !d.checkpointed {
+		return x
+	}
+	return x.StopCheckpoint()
 }
 
 // forward is the statistics of the targets [P, n, T] of a batch, [1, P·n·T],
 // computed from scratch.
 func (d decoder) forward(net network, in batchInputs) (logprob, entropy *Node) {
+	if d.fused {
+		return d.read(net.head, d.hidden(net, in), in.targets, in.temperature)
+	}
 	_, logits := d.predict(net, in)
 	return d.statistics(logits, in.targets)
 }
 
-// predict is what the head reads, h = norm(x), and what it makes of it, the
-// logits head·h / temperature: [D, N] and [V, N], N = P·n·T.
+// predict is what the head reads and what it makes of it, the logits
+// head·h / temperature: [D, N] and [V, N], N = P·n·T.
 func (d decoder) predict(net network, in batchInputs) (h, logits *Node) {
+	h = d.hidden(net, in)
+	return h, Div(d.product(net.head, h), in.temperature)
+}
+
+// hidden is what the head reads, h = norm(x), [D, N].
+func (d decoder) hidden(net network, in batchInputs) *Node {
 	keys, values := d.prompt(net, in.prompts, in.promptCos, in.promptSin, in.bias)
 	dims := in.tokens.Shape().Dimensions
 	s := d.newStream(dims[0], dims[1], in.cos, in.sin)
@@ -491,8 +555,76 @@ func (d decoder) predict(net network, in batchInputs) (h, logits *Node) {
 		past[i] = []segment{{keys[i], values[i], hidden}}
 	}
 	x, _, _ := d.completion(net, in.tokens, s, past, d.causal(in.tokens.Graph(), s))
-	h = d.rmsNorm(x, net.norm)
-	return h, Div(d.product(net.head, h), in.temperature)
+	return d.rmsNorm(x, net.norm)
+}
+
+// readFloats bounds the logits that read holds at a time; tests lower it.
+var readFloats = 64 << 20
+
+// read is statistics of the logits head·h / temperature without holding them for
+// all columns: a piece of the columns is read after the other, and once more on
+// the way back. With p = softmax(z) of a column, and its adjoint a,
+//
+//	∂logprob/∂z = onehot − p,   dh = headᵀ·(onehot − p)·a/T,   dhead = (onehot − p)·a/T·hᵀ
+func (d decoder) read(head, h, targets, temperature *Node) (logprob, entropy *Node) {
+	n := h.Shape().Dim(1)
+	step := max(1, min(n, readFloats/d.VocabSize))
+	targets = Reshape(targets, n)
+	type piece struct {
+		from, to int
+		logSum   *Node
+	}
+	var pieces []piece
+	// logits of a piece less their greatest, their exponentials and the log of the sum of these.
+	look := func(head, h *Node, p piece) (z, e, logSum *Node) {
+		z = Div(d.dot(head, SliceAxis(h, 1, AxisRange(p.from, p.to))), temperature)
+		z = Sub(z, ReduceAndKeep(z, ReduceMax, 0))
+		e = Exp(z)
+		return z, e, Log(ReduceAndKeep(e, ReduceSum, 0))
+	}
+	var logprobs, entropies []*Node
+	still, fixed := StopGradient(head), StopGradient(h)
+	for from := 0; from < n; from += step {
+		p := piece{from: from, to: min(n, from+step)}
+		z, e, logSum := look(still, fixed, p)
+		p.logSum = logSum
+		pieces = append(pieces, p)
+		chosen := d.oneHot(SliceAxis(targets, 0, AxisRange(p.from, p.to)))
+		logprobs = append(logprobs, Sub(ReduceAndKeep(Mul(z, chosen), ReduceSum, 0), logSum))
+		entropies = append(entropies, Sub(logSum, Div(ReduceAndKeep(Mul(z, e), ReduceSum, 0), ReduceAndKeep(e, ReduceSum, 0))))
+	}
+	logprob, entropy = Concatenate(logprobs, 1), StopGradient(Concatenate(entropies, 1))
+	if !d.differentiable {
+		return logprob, entropy
+	}
+	// What the gradient passes on its way to h and the head adds nothing; it only says
+	// which adjoint the log-probabilities have.
+	var adjoint, byHead *Node
+	left := IdentityWithCustomGradient(head, func(_, _ *Node) *Node { return byHead })
+	right := IdentityWithCustomGradient(h, func(x, _ *Node) *Node {
+		// Without a barrier the logits of the way there would be kept for the way back.
+		again := OptimizationBarrier(x)
+		var parts []*Node
+		for _, p := range pieces {
+			z, _, _ := look(still, again, p)
+			columns := AxisRange(p.from, p.to)
+			a := Div(SliceAxis(adjoint, 1, columns), temperature)
+			dz := Mul(Sub(d.oneHot(SliceAxis(targets, 0, columns)), Exp(Sub(z, p.logSum))), a)
+			part := d.dotT(dz, SliceAxis(again, 1, columns))
+			if byHead == nil {
+				byHead = part
+			} else {
+				byHead = Add(byHead, part)
+			}
+			parts = append(parts, d.dot(transposed(still), dz))
+		}
+		return Concatenate(parts, 1)
+	})
+	nothing := MulScalar(Add(SliceAxis(right, 0, AxisRange(0, 1)), Slice(left, AxisRange(0, 1), AxisRange(0, 1))), 0)
+	return IdentityWithCustomGradient(Add(logprob, nothing), func(_, v *Node) *Node {
+		adjoint = v
+		return v
+	}), entropy
 }
 
 // batchInputs are the graph inputs of a batch.

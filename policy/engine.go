@@ -25,6 +25,7 @@ type Engine struct {
 
 	// Each by whether prompts are padded.
 	prefill, step, score, inspect [2]*program
+	resident                      *onDevice // where the backend's memory is its own; else nil
 }
 
 // NewEngine opens a device of the backend for models of the given shape. Load
@@ -45,6 +46,11 @@ func NewEngine(b *Backend, c Config) (*Engine, error) {
 		e.score[i], errs[2] = newProgram(device, "score", e.buildScore(padded))
 		e.inspect[i], errs[3] = newProgram(device, "inspect", e.buildInspect(padded))
 		if err := errors.Join(errs[:]...); err != nil {
+			return nil, fmt.Errorf("new engine: %w", err)
+		}
+	}
+	if b.fused {
+		if e.resident, err = e.newOnDevice(); err != nil {
 			return nil, fmt.Errorf("new engine: %w", err)
 		}
 	}

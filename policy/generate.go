@@ -88,18 +88,12 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 	if err := g.prefill(ctx); err != nil {
 		return err
 	}
-	var scratch Scratch
-	column := make([]float32, e.decoder.VocabSize)
 	for position := 0; ; position++ {
 		datasets.Progress(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		out, err := g.step(tokens, position)
-		if err != nil {
-			return err
-		}
-		logits, err := read(out[0])
+		draw, err := g.step(tokens, position, s, prompts)
 		if err != nil {
 			return err
 		}
@@ -108,10 +102,7 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 			if row < 0 {
 				continue
 			}
-			for v := range column {
-				column[v] = logits[v*len(g.rows)+place]
-			}
-			token, logprob, entropy := s.Choose(column, prompts[row].Stream, position, &scratch)
+			token, logprob, entropy, column := draw(place)
 			if token < 0 {
 				return fmt.Errorf("row %d, token %d: the logits are no distribution: %w", row, position, ErrNotFinite)
 			}
@@ -135,13 +126,7 @@ func (e *Engine) generateBatch(ctx context.Context, b batch, prompts []Prompt, s
 		}
 		finished(ended)
 		if live == 0 {
-			release(out...)
 			return nil
-		}
-		err = g.remember(out[1:], position)
-		release(out...)
-		if err != nil {
-			return err
 		}
 		if tokens, err = g.compact(tokens); err != nil {
 			return err
@@ -162,7 +147,14 @@ type generation struct {
 	cache    []*tensors.Tensor // the same for completions: [heads·P·n, dh, capacity]
 	bias     []float32         // hides prompt padding, [P, Tp]; nil: none
 	capacity int
+
+	scratch Scratch
+	column  []float32 // the logits of a row
 }
+
+// look draws the token of a place, with its logprob and entropy and, where the host
+// has them, the logits it was drawn from, which are valid until the next one.
+type look func(place int) (token int32, logprob, entropy float32, logits []float32)
 
 func (g *generation) release() {
 	release(g.prefix...)
@@ -175,8 +167,11 @@ func (g *generation) prefill(ctx context.Context) error {
 	e, b := g.engine, g.batch
 	c := e.decoder.Config
 	var err error
-	if g.prefix, err = g.allocate(b.prompts, b.prefix); err != nil {
-		return err
+	resident := e.resident != nil
+	if !resident {
+		if g.prefix, err = g.allocate(b.prompts, b.prefix); err != nil {
+			return err
+		}
 	}
 	var tokens []int32
 	tokens, g.bias = b.promptTokens()
@@ -200,6 +195,10 @@ func (g *generation) prefill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if resident {
+			g.prefix = append(g.prefix, out...) // by piece and layer
+			continue
+		}
 		for i, t := range out {
 			err := tensors.ConstFlatData(t, func(src []float32) {
 				err = tensors.MutableFlatData(g.prefix[i], func(dst []float32) {
@@ -215,7 +214,11 @@ func (g *generation) prefill(ctx context.Context) error {
 		}
 		release(out...)
 	}
-	return nil
+	if parts := g.prefix; resident && len(parts) > 2*c.NumHiddenLayers {
+		g.prefix, err = e.resident.join.call(parts)
+		release(parts...)
+	}
+	return err
 }
 
 // call runs a program on the weights and the uploads, which it releases.
@@ -245,15 +248,50 @@ func (g *generation) allocate(sequences, length int) ([]*tensors.Tensor, error) 
 // eighth, eight at least.
 func capacity(position int) int { return max(8, bucket((position+8)/8*8)) }
 
-// step computes logits [V, N] and the step's keys and values.
-func (g *generation) step(tokens []int32, position int) ([]*tensors.Tensor, error) {
-	c, b := g.engine.decoder.Config, g.batch
+// step computes and remembers a step and says how its tokens are drawn.
+func (g *generation) step(tokens []int32, position int, s Sampling, prompts []Prompt) (look, error) {
+	if g.engine.resident != nil {
+		return g.residentStep(tokens, position, s, prompts)
+	}
 	if position >= g.capacity {
 		if err := g.resize(capacity(position)); err != nil {
 			return nil, err
 		}
 	}
 	u := &uploads{device: g.engine.device}
+	g.stepInputs(u, tokens, position)
+	out, err := g.call(g.engine.step[index(g.bias != nil)], u, g.prefix, g.cache)
+	if err != nil {
+		return nil, err
+	}
+	defer release(out...)
+	if err := g.remember(out[1:], position); err != nil {
+		return nil, err
+	}
+	return g.chosen(out[0], position, s, prompts)
+}
+
+// chosen draws from logits [V, N].
+func (g *generation) chosen(logits *tensors.Tensor, position int, s Sampling, prompts []Prompt) (look, error) {
+	all, err := read(logits)
+	if err != nil {
+		return nil, err
+	}
+	if g.column == nil {
+		g.column = make([]float32, g.engine.decoder.VocabSize)
+	}
+	return func(place int) (int32, float32, float32, []float32) {
+		for v := range g.column {
+			g.column[v] = all[v*len(g.rows)+place]
+		}
+		token, logprob, entropy := s.Choose(g.column, prompts[g.rows[place]].Stream, position, &g.scratch)
+		return token, logprob, entropy, g.column
+	}, nil
+}
+
+// stepInputs puts the inputs of a step but for keys and values.
+func (g *generation) stepInputs(u *uploads, tokens []int32, position int) {
+	c, b := g.engine.decoder.Config, g.batch
 	put(u, tokens, b.prompts, b.samples, 1)
 	cos, sin := c.rope(b.prefix+position, 1)
 	put(u, cos, c.HeadDim()/2, 1)
@@ -266,7 +304,6 @@ func (g *generation) step(tokens []int32, position int) ([]*tensors.Tensor, erro
 	if g.bias != nil {
 		put(u, g.bias, b.prompts, b.prefix)
 	}
-	return g.call(g.engine.step[index(g.bias != nil)], u, g.prefix, g.cache)
 }
 
 // resize moves the cache to a larger one.
@@ -386,6 +423,9 @@ func (g *generation) compact(tokens []int32) ([]int32, error) {
 // gather replaces keys and values [heads·count, dh, length] by those of the
 // sequences in index; −1 leaves zeros.
 func (g *generation) gather(list *[]*tensors.Tensor, count int, index []int, length int) error {
+	if g.engine.resident != nil {
+		return g.pickResident(list, count, index)
+	}
 	c := g.engine.decoder.Config
 	chosen, err := g.allocate(len(index), length)
 	if err != nil {

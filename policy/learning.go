@@ -54,6 +54,11 @@ type Learning struct {
 	// policy.
 	MaxTokensPerMicroBatch int `json:"max_tokens_per_micro_batch,omitempty"`
 
+	// GradientCheckpointing computes every layer again on the way back, so that only
+	// what a layer begins with is kept (arXiv:1604.06174). It changes rounding and nothing
+	// else, and needs the xla backend.
+	GradientCheckpointing bool `json:"gradient_checkpointing,omitempty"`
+
 	// LoRARank is the rank r of the low-rank adapters (arXiv:2106.09685) that are
 	// learnt in place of the weights, W + (lora_alpha/r)·B·A; 0 learns all
 	// weights. These keys are those of TRL's ModelConfig.

@@ -129,7 +129,7 @@ func TestAdapterLearnsAndIsStored(t *testing.T) {
 	if !(losses[5] < losses[0]) {
 		t.Errorf("losses %v do not fall", losses)
 	}
-	after := trainer.State()
+	after := must(trainer.State())
 	if diff := cmp.Diff(base, after.Weights); diff != "" {
 		t.Errorf("the base changed:\n%s", diff)
 	}
@@ -163,10 +163,10 @@ func TestAdapterLearnsAndIsStored(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff(trainer.State().Adapter, resumed.State().Adapter); diff != "" {
+	if diff := cmp.Diff(must(trainer.State()).Adapter, must(resumed.State()).Adapter); diff != "" {
 		t.Errorf("resumed:\n%s", diff)
 	}
-	next, err := SaveState(ctx, store, trainer.State(), datasets.Lineage{})
+	next, err := SaveState(ctx, store, must(trainer.State()), datasets.Lineage{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,14 +202,14 @@ func TestAdapterRefuses(t *testing.T) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 	}
-	files := trainer.State().Adapter.files()
+	files := must(trainer.State()).Adapter.files()
 	for old, want := range map[string]string{
 		`"peft_type":"LORA"`: "want peft_type LORA", `"r":2`: "lora_r", `"q_proj"`: "lora_target_modules", `"use_dora":false`: "use_dora",
 	} {
 		config := strings.Replace(string(files[0].encode()), old, map[string]string{
 			`"peft_type":"LORA"`: `"peft_type":"IA3"`, `"r":2`: `"r":-1`, `"q_proj"`: `"embed_tokens"`, `"use_dora":false`: `"use_dora":true`,
 		}[old], 1)
-		if _, err := newAdapter(s.Config, []byte(config), trainer.State().Adapter.Weights); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := newAdapter(s.Config, []byte(config), must(trainer.State()).Adapter.Weights); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("without %s: error %v, want %q", old, err, want)
 		}
 	}

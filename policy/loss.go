@@ -65,3 +65,16 @@ func (d decoder) gradients(inputs []*Node, slots int, a *Adapter, padded bool) [
 	total := loss(logprob, lossInputs{rest[0], rest[1], rest[2], rest[3], rest[4], rest[5], rest[6]})
 	return d.fence.close(append([]*Node{total, logprob, entropy}, Gradient(total, learnt...)...))
 }
+
+// accumulated is gradients added to sums, which stand before the other inputs.
+func (d decoder) accumulated(inputs []*Node, slots int, a *Adapter, padded bool) []*Node {
+	n := slots
+	if a != nil {
+		n = len(d.adapterSlots(a))
+	}
+	out := d.gradients(inputs[n:], slots, a, padded)
+	for i, sum := range inputs[:n] {
+		out[3+i] = Add(sum, out[3+i])
+	}
+	return out
+}

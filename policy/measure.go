@@ -80,6 +80,7 @@ func Measure(ctx context.Context, b *Backend, w Workload, rounds, microBatch int
 	var first uint64
 	for round := range rounds + 2 {
 		if round <= 1 {
+			trainer.leave()
 			trainer.state = start // an update replaces the state and leaves the old one alone
 		}
 		var u UpdateMetrics
@@ -93,14 +94,26 @@ func Measure(ctx context.Context, b *Backend, w Workload, rounds, microBatch int
 		switch round {
 		case 0:
 			m.FirstStep, m.KL, m.Padding = took, u.KL, u.Padding
-			first = trainer.state.Weights.checksum()
+			if first, err = trainer.checksum(); err != nil {
+				return m, err
+			}
 			continue
 		case 1:
-			m.Repeatable = trainer.state.Weights.checksum() == first
+			again, err := trainer.checksum()
+			if err != nil {
+				return m, err
+			}
+			m.Repeatable = again == first
 		}
 		m.Update = max(m.Update, float64(len(rows)*(w.PromptLength+w.CompletionLength))/took)
 	}
 	return m, nil
+}
+
+// checksum is that of the weights as they are now.
+func (t *Trainer) checksum() (uint64, error) {
+	err := t.fetch()
+	return t.state.Weights.checksum(), err
 }
 
 // checksum is FNV-1a of all bits.

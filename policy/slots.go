@@ -19,13 +19,14 @@ type slot struct {
 	rows, columns int
 	// A slot with heads holds rows [half·width, (half+1)·width) of every head.
 	heads, width, half int
+	vector             bool // the tensor is one: a norm or a bias
 }
 
 // slots lists the graph's weight inputs in the order of decoder.network.
 func (c Config) slots() []slot {
 	var slots []slot
 	for i, p := range c.Layout() {
-		s := slot{tensor: i, rows: p.Shape[0], columns: 1}
+		s := slot{tensor: i, rows: p.Shape[0], columns: 1, vector: len(p.Shape) == 1}
 		if len(p.Shape) == 2 {
 			s.columns = p.Shape[1]
 		}

@@ -71,13 +71,13 @@ func TestHeadMoments(t *testing.T) {
 	for name, index := range map[string]int{"untied": len(tinyModels["untied"].Layout()) - 1, "tied": 0} {
 		c := tinyModels[name]
 		trainer := newTestTrainer(t, &State{Config: c, Weights: NewWeights(c, 3)})
-		if m, v := trainer.State().HeadMoments(); m != nil || v != nil {
+		if m, v := must(trainer.State()).HeadMoments(); m != nil || v != nil {
 			t.Errorf("%s: there are moments before the first update", name)
 		}
 		if _, err := trainer.Update(context.Background(), copyTask(c, 4, 1), DefaultLearning()); err != nil {
 			t.Fatal(err)
 		}
-		s := trainer.State()
+		s := must(trainer.State())
 		m, v := s.HeadMoments()
 		if len(m) != c.VocabSize*c.HiddenSize || len(v) != len(m) || &m[0] != &s.Moments1[index].Data[0] || &v[0] != &s.Moments2[index].Data[0] {
 			t.Errorf("%s: moments are not those of tensor %d", name, index)

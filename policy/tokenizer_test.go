@@ -27,6 +27,14 @@ func ExampleTokenizer() {
 // mark, a character beyond 16 bits, and all letters of the special tokens.
 const alphabet = "abcdefghijklmnopqrstuvwxyz<>&\"\\/ \t\n\r0123456789é\u0301日😀\u2028\ufffd"
 
+// must is v, where there is no error.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func mustTokenizer(t testing.TB, alphabet string) *Tokenizer {
 	t.Helper()
 	tok, err := NewCharTokenizer(alphabet)

@@ -77,6 +77,9 @@ type Trainer struct {
 	backend *Backend
 	state   State
 	shards  []*shard
+
+	checkpointed bool      // the shards' graphs compute layers again
+	resident     *resident // where the backend's memory is its own and an update has been; else nil
 }
 
 // shard is a device that computes a part of a gradient.
@@ -112,10 +115,20 @@ func NewTrainer(b *Backend, s *State) (*Trainer, error) {
 	return t, nil
 }
 
-// State is a copy of the policy and its optimizer as they are now. Weights that
-// have an adapter are shared and must not be written to.
-func (t *Trainer) State() *State {
-	s := t.state
+// Model is the shape of the policy, and its tokenizer.
+func (t *Trainer) Model() (Config, *Tokenizer) { return t.state.Config, t.state.Tokenizer }
+
+// State is a copy of the policy and its optimizer as they are now, or an error of
+// the device that has them. Weights that have an adapter are shared and must not be
+// written to.
+func (t *Trainer) State() (*State, error) {
+	if err := t.fetch(); err != nil {
+		return nil, fmt.Errorf("fetch the policy from its device: %w", err)
+	}
+	return t.state.copy(), nil
+}
+
+func (s State) copy() *State {
 	if s.Adapter = s.Adapter.clone(); s.Adapter == nil { // with one, nobody changes the weights
 		s.Weights = s.Weights.Clone()
 	}
@@ -125,6 +138,7 @@ func (t *Trainer) State() *State {
 
 // Close frees the devices. The Trainer must not be used afterwards.
 func (t *Trainer) Close() {
+	t.leave()
 	for _, s := range t.shards {
 		s.device.Finalize()
 	}
@@ -145,7 +159,8 @@ func (t *Trainer) Close() {
 // empty mask in S.
 //
 // A context that ends, or a loss, gradient or result that is not finite, is an
-// error that leaves the state as it was before the call.
+// error that leaves the state as it was before the call. After another error of a
+// device the Trainer must be closed.
 func (t *Trainer) Update(ctx context.Context, samples []Sample, l Learning) (UpdateMetrics, error) {
 	if err := l.Validate(); err != nil {
 		return UpdateMetrics{}, err
@@ -158,31 +173,61 @@ func (t *Trainer) Update(ctx context.Context, samples []Sample, l Learning) (Upd
 			return UpdateMetrics{}, fmt.Errorf("update: sample %d: %w", i, err)
 		}
 	}
-	full := t.state.Adapter == nil
-	if err := t.state.adapt(l); err != nil {
-		return UpdateMetrics{}, fmt.Errorf("update: %w", err)
-	}
-	if full && t.state.Adapter != nil {
-		t.Close() // the graphs there are learn all weights
-	}
-	if err := t.open(l.Shards); err != nil {
+	if err := t.settle(l); err != nil {
 		return UpdateMetrics{}, fmt.Errorf("update: %w", err)
 	}
 	size := l.MiniBatchSize
 	if size == 0 {
 		size = len(samples)
 	}
-	next := *t.State()
-	var m metrics
+	var parts [][]Sample
 	for range l.NumIterations {
-		for part := range slices.Chunk(samples, size) {
-			if err := t.optimizerStep(ctx, &next, part, l, &m); err != nil {
-				return UpdateMetrics{}, fmt.Errorf("update: optimizer step %d: %w", next.Step, err)
-			}
+		parts = slices.AppendSeq(parts, slices.Chunk(samples, size))
+	}
+	update := t.update
+	if t.backend.fused {
+		update = t.updateResident
+	}
+	m, err := update(ctx, parts, l)
+	if err != nil {
+		return UpdateMetrics{}, fmt.Errorf("update: optimizer step %d of %d: %w", m.Steps+1, len(parts), err)
+	}
+	return m.report(), nil
+}
+
+// settle makes sure that there are an adapter and devices as the settings want them.
+func (t *Trainer) settle(l Learning) error {
+	if l.GradientCheckpointing && !t.backend.fused {
+		return fmt.Errorf("gradient_checkpointing needs the xla backend, not %s", t.backend)
+	}
+	if fresh := t.state.Adapter == nil && l.LoRARank > 0; fresh || l.GradientCheckpointing != t.checkpointed {
+		if err := t.fetch(); err != nil {
+			return err
+		}
+		t.Close() // the graphs there are learn all weights, or keep other things
+	}
+	if err := t.state.adapt(l); err != nil {
+		return err
+	}
+	t.checkpointed = l.GradientCheckpointing
+	n := l.Shards
+	if t.backend.fused { // one device computes all of them, one after the other
+		n = 1
+	}
+	return t.open(n)
+}
+
+// update is Update where the state lives in the host's memory.
+func (t *Trainer) update(ctx context.Context, parts [][]Sample, l Learning) (metrics, error) {
+	next := *t.state.copy()
+	var m metrics
+	for _, part := range parts {
+		if err := t.optimizerStep(ctx, &next, part, l, &m); err != nil {
+			return m, err
 		}
 	}
 	t.state = next
-	return m.report(), nil
+	return m, nil
 }
 
 // validateSample checks one sample against the model and the settings.
@@ -235,11 +280,15 @@ func (t *Trainer) open(n int) error {
 		}
 		s := &shard{device: device}
 		d := t.backend.decoder(t.state.Config, true)
+		d.checkpointed = t.checkpointed
 		a := t.state.Adapter
 		slots := len(d.slots())
 		for i, padded := range []bool{false, true} {
 			s.gradients[i], err = newProgram(device, "gradients", func(inputs []*graph.Node) []*graph.Node {
-				return d.gradients(inputs, slots, a, padded)
+				if !d.fused {
+					return d.gradients(inputs, slots, a, padded)
+				}
+				return d.accumulated(inputs, slots, a, padded)
 			})
 			if err != nil {
 				return err
@@ -277,22 +326,14 @@ func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample,
 // parts at the same time; the parts are summed in the shards' order.
 func (t *Trainer) gradient(ctx context.Context, s *State, samples []Sample, l Learning, m *metrics) (Weights, error) {
 	c := t.state.Config
-	weights := tokenWeights(samples, l)
-	all := groups(len(samples), func(i int) ([]int32, int) { return samples[i].Prompt, len(samples[i].Completion) })
-	lengths := make([]int, len(samples))
-	for i, s := range samples {
-		lengths[i] = len(s.Completion)
-	}
-	parts := c.microBatches(all, lengths, l)
-
+	d := newDivided(c, samples, l)
 	sums := make([]Weights, l.Shards)
-	statistics := make([]tokenStatistics, len(samples))
 	losses := make([]float64, l.Shards)
 	work, ctx := errgroup.WithContext(ctx)
 	for i, shard := range t.shards[:l.Shards] {
 		work.Go(func() error {
 			sums[i] = s.trained().Zeros()
-			if len(parts[i]) == 0 {
+			if len(d.parts[i]) == 0 {
 				return nil
 			}
 			slots := c.slots()
@@ -309,16 +350,21 @@ func (t *Trainer) gradient(ctx context.Context, s *State, samples []Sample, l Le
 				}
 			}
 			defer release(inputs...)
-			for _, b := range parts[i] {
+			for _, b := range d.parts[i] {
 				datasets.Progress(ctx)
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				loss, err := shard.add(sums[i], b, inputs, slots, samples, weights, statistics, c, l)
+				loss, gradients, err := shard.compute(d, b, nil, inputs, l)
 				if err != nil {
 					return err
 				}
 				losses[i] += loss
+				err = accumulate(sums[i], slots, gradients)
+				release(gradients...)
+				if err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -336,12 +382,36 @@ func (t *Trainer) gradient(ctx context.Context, s *State, samples []Sample, l Le
 	if !finite(loss) {
 		return nil, fmt.Errorf("the loss is %v: %w", loss, ErrNotFinite)
 	}
-	for _, b := range slices.Concat(parts...) {
-		m.padded += b.tokens()
-		m.used += b.used(lengths)
-	}
-	m.batch(samples, statistics, loss, l)
+	d.count(m, loss, l)
 	return sums[0], nil
+}
+
+// divided is a mini-batch, cut for the shards, and what is known of its tokens.
+type divided struct {
+	config     Config
+	samples    []Sample
+	lengths    []int             // of the completions
+	units      []float64         // by sample: the weight of a unit of its mask in the loss
+	parts      [][]batch         // by shard
+	statistics []tokenStatistics // by sample
+}
+
+func newDivided(c Config, samples []Sample, l Learning) *divided {
+	all := groups(len(samples), func(i int) ([]int32, int) { return samples[i].Prompt, len(samples[i].Completion) })
+	lengths := make([]int, len(samples))
+	for i, s := range samples {
+		lengths[i] = len(s.Completion)
+	}
+	return &divided{c, samples, lengths, tokenWeights(samples, l), c.microBatches(all, lengths, l), make([]tokenStatistics, len(samples))}
+}
+
+// count adds the mini-batch to the metrics.
+func (d *divided) count(m *metrics, loss float64, l Learning) {
+	for _, b := range slices.Concat(d.parts...) {
+		m.padded += b.tokens()
+		m.used += b.used(d.lengths)
+	}
+	m.batch(d.samples, d.statistics, loss, l)
 }
 
 // deal gives groups to shards, the costliest first and always to the shard
@@ -391,12 +461,14 @@ func tokenWeights(samples []Sample, l Learning) []float64 {
 // tokenStatistics is what the policy gave to the tokens of a sample.
 type tokenStatistics struct{ logprobs, entropies []float32 }
 
-// add computes one batch, adds its gradient to sum, fills in its samples'
-// statistics and returns its loss.
-func (s *shard) add(sum Weights, b batch, weights []*tensors.Tensor, slots []slot, samples []Sample, unit []float64, statistics []tokenStatistics, c Config, l Learning) (float64, error) {
+// compute computes one batch, fills in its samples' statistics and returns its loss
+// and its gradient, a tensor per slot, added to sum where that is not nil. sum is gone
+// then.
+func (s *shard) compute(d *divided, b batch, sum, weights []*tensors.Tensor, l Learning) (float64, []*tensors.Tensor, error) {
+	samples := d.samples
 	u := &uploads{device: s.device}
 	defer func() { release(u.list...) }()
-	padded := c.batchTensors(u, b, l.Temperature, func(i int) ([]int32, []int32) {
+	padded := d.config.batchTensors(u, b, l.Temperature, func(i int) ([]int32, []int32) {
 		return samples[i].Prompt, samples[i].Completion
 	})
 	n := b.prompts * b.samples * b.completion
@@ -416,7 +488,7 @@ func (s *shard) add(sum Weights, b batch, weights []*tensors.Tensor, slots []slo
 		}
 		copy(columns[2][at:], samples[i].Advantages)
 		for t := range samples[i].Completion {
-			columns[3][at+t] = float32(unit[i] * samples[i].mask(t))
+			columns[3][at+t] = float32(d.units[i] * samples[i].mask(t))
 		}
 	})
 	for _, column := range columns {
@@ -431,25 +503,25 @@ func (s *shard) add(sum Weights, b batch, weights []*tensors.Tensor, slots []slo
 		put(u, []float32{float32(l.Beta)})
 	}
 	if u.err != nil {
-		return 0, u.err
+		return 0, sum, u.err
 	}
-	out, err := s.gradients[index(padded)].call(slices.Concat(weights, u.list))
+	out, err := s.gradients[index(padded)].consume(sum, slices.Concat(weights, u.list))
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	defer release(out...)
+	defer release(out[:3]...)
 	var values [3][]float32
 	for i := range values {
 		if values[i], err = read(out[i]); err != nil {
-			return 0, err
+			return 0, out[3:], err
 		}
 	}
 	b.each(func(i, place int) {
 		from := place * b.completion
 		to := from + len(samples[i].Completion)
-		statistics[i] = tokenStatistics{values[1][from:to], values[2][from:to]}
+		d.statistics[i] = tokenStatistics{values[1][from:to], values[2][from:to]}
 	})
-	return float64(values[0][0]), accumulate(sum, slots, out[3:])
+	return float64(values[0][0]), out[3:], nil
 }
 
 // scaledBeta is beta times the scale of every token of a batch.

@@ -291,7 +291,7 @@ func TestKLScalesOfOneChangeNothing(t *testing.T) {
 		if _, err := trainer.Update(context.Background(), samples, l); err != nil {
 			t.Fatal(err)
 		}
-		return trainer.State().Weights
+		return must(trainer.State()).Weights
 	}
 	none := update(0)
 	if diff := cmp.Diff(none, update(1)); diff != "" {
@@ -343,7 +343,7 @@ func TestUpdateLearns(t *testing.T) {
 		l := DefaultLearning()
 		l.LearningRate = 1e-2
 		surprise := func() float64 {
-			e := newTestEngine(t, c, trainer.State().Weights)
+			e := newTestEngine(t, c, must(trainer.State()).Weights)
 			var rows []Row
 			for _, s := range copyTask(c, 64, 99) {
 				rows = append(rows, Row{s.Prompt, s.Completion})
@@ -399,7 +399,7 @@ func TestResumeIsBitwise(t *testing.T) {
 	first := newTestTrainer(t, start)
 	update(first, 2)
 	path := t.TempDir() + "/policy"
-	if err := WriteDir(path, first.State()); err != nil {
+	if err := WriteDir(path, must(first.State())); err != nil {
 		t.Fatal(err)
 	}
 	saved, err := ReadDir(path)
@@ -408,7 +408,7 @@ func TestResumeIsBitwise(t *testing.T) {
 	}
 	second := newTestTrainer(t, saved)
 	update(second, 2)
-	want, got := straight.State(), second.State()
+	want, got := must(straight.State()), must(second.State())
 	want.Tokenizer, got.Tokenizer = nil, nil
 	want.Config = got.Config // a folder's config.json names the tokenizer's special tokens
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -467,7 +467,7 @@ func TestUpdateFailsWhole(t *testing.T) {
 			if _, err := trainer.Update(ctx, samples, l); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
-			if diff := cmp.Diff(w, trainer.State().Weights); diff != "" || trainer.State().Step != 0 {
+			if diff := cmp.Diff(w, must(trainer.State()).Weights); diff != "" || must(trainer.State()).Step != 0 {
 				t.Errorf("the state changed:\n%s", diff)
 			}
 		})

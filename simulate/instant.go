@@ -269,7 +269,11 @@ func copied(s *policy.State) policy.State {
 	return c
 }
 
-func (t *instantTrainer) State() *policy.State { s := copied(&t.state); return &s }
+func (t *instantTrainer) Model() (policy.Config, *policy.Tokenizer) {
+	return t.state.Config, t.state.Tokenizer
+}
+
+func (t *instantTrainer) State() (*policy.State, error) { s := copied(&t.state); return &s, nil }
 
 func (t *instantTrainer) Close() {}
 

@@ -1,0 +1,265 @@
+package policy
+
+import (
+	"math"
+	"slices"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads like its formulas
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// Where a device has memory of its own, keys and values stay there: each step
+// overwrites its input with its output, and what sampling needs of the logits is
+// computed beside them. Compiling takes seconds, so there are few sizes of a cache.
+
+// onDevice are the programs that move keys and values about.
+type onDevice struct {
+	join, grow, pick *program
+	steps            [2][2]*program // by whether prompts are padded, and whether tokens are drawn there
+}
+
+func (e *Engine) newOnDevice() (*onDevice, error) {
+	o := &onDevice{}
+	list := []struct {
+		at    **program
+		name  string
+		build func([]*Node) []*Node
+	}{{&o.join, "join", e.buildJoin}, {&o.grow, "grow", buildGrow}, {&o.pick, "pick", buildPick}}
+	for padded := range 2 {
+		for drawn := range 2 {
+			list = append(list, struct {
+				at    **program
+				name  string
+				build func([]*Node) []*Node
+			}{&o.steps[padded][drawn], "step", e.buildResidentStep(padded == 1, drawn == 1)})
+		}
+	}
+	for _, p := range list {
+		var err error
+		if *p.at, err = newProgram(e.device, p.name, p.build); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// buildJoin puts keys and values of several groups of prompts together, [heads·P, dh, Tp].
+func (e *Engine) buildJoin(inputs []*Node) []*Node {
+	n, heads := 2*e.decoder.NumHiddenLayers, e.decoder.NumKeyValueHeads
+	joined := make([]*Node, n)
+	for i := range joined {
+		var parts []*Node
+		for j := i; j < len(inputs); j += n {
+			dims := inputs[j].Shape().Dimensions
+			parts = append(parts, Reshape(inputs[j], heads, dims[0]/heads, dims[1], dims[2]))
+		}
+		all := Concatenate(parts, 1)
+		dims := all.Shape().Dimensions
+		joined[i] = Reshape(all, heads*dims[1], dims[2], dims[3])
+	}
+	return joined
+}
+
+// buildGrow doubles the capacity of caches.
+func buildGrow(inputs []*Node) []*Node {
+	larger := make([]*Node, len(inputs))
+	for i, x := range inputs {
+		larger[i] = Concatenate([]*Node{x, ZerosLike(x)}, 2)
+	}
+	return larger
+}
+
+// buildPick takes the rows of keys and values that the first input names, [n, 1].
+func buildPick(inputs []*Node) []*Node {
+	picked := make([]*Node, len(inputs)-1)
+	for i, x := range inputs[1:] {
+		picked[i] = Gather(x, inputs[0])
+	}
+	return picked
+}
+
+// buildResidentStep is a step whose inputs begin with the cache, which it overwrites,
+// and whose place in it follows. Its first outputs are the logits or, where tokens
+// are drawn, what draw gives by the last three inputs.
+func (e *Engine) buildResidentStep(padded, drawn bool) func([]*Node) []*Node {
+	return func(inputs []*Node) []*Node {
+		d := e.decoder.begin()
+		n := 2 * d.NumHiddenLayers
+		cache, place, inputs := inputs[:n], inputs[n], inputs[n+1:]
+		weights, rest := inputs[:len(e.slots)], inputs[len(e.slots):]
+		var chance []*Node
+		if drawn {
+			chance, rest = rest[len(rest)-3:], rest[:len(rest)-3]
+		}
+		out := d.step(d.network(weights), slices.Concat(rest, cache), padded)
+		results := out[:1]
+		if drawn {
+			results = d.draw(out[0], chance[0], chance[1], chance[2])
+		}
+		zero := ScalarZero(place.Graph(), dtypes.Int32)
+		for i, x := range out[1:] {
+			results = append(results, DynamicUpdateSlice(cache[i], x, []*Node{zero, zero, place}))
+		}
+		return results
+	}
+}
+
+// drawBlock is how many tokens' masses are summed at a time.
+const drawBlock = 128
+
+// draw is Sampling.Choose without truncation for each column of logits [V, N], by a
+// number u from [0, 1) for each: the token [N] and its logprob and entropy [1, N]. A
+// greedy of 1 takes the likeliest. The token is the first at which the sum of
+// masses exceeds u of their total; sums are in float32 here.
+func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
+	g, n := logits.Graph(), logits.Shape().Dim(1)
+	z := Div(logits, temperature)
+	z = Sub(z, ReduceAndKeep(z, ReduceMax, 0))
+	e := Exp(z)
+	sum := ReduceAndKeep(e, ReduceSum, 0)
+	logSum := Log(sum)
+	moment := ReduceAndKeep(Where(GreaterThan(e, ZerosLike(e)), Mul(z, e), ZerosLike(e)), ReduceSum, 0)
+	entropy := Sub(logSum, Div(moment, sum))
+
+	blocks := (d.VocabSize + drawBlock - 1) / drawBlock
+	padded := e
+	if surplus := blocks*drawBlock - d.VocabSize; surplus > 0 {
+		padded = Concatenate([]*Node{e, Zeros(g, shapes.Make(dtypes.Float32, surplus, n))}, 0)
+	}
+	masses := Reshape(padded, blocks, drawBlock, n)
+	up := func(n int, equal bool) *Node { // 1 where the column comes before the row, or is it
+		shape := shapes.Make(dtypes.Int32, n, n)
+		row, column := Iota(g, shape, 0), Iota(g, shape, 1)
+		if equal {
+			return ConvertDType(GreaterOrEqual(row, column), dtypes.Float32)
+		}
+		return ConvertDType(GreaterThan(row, column), dtypes.Float32)
+	}
+	within := Einsum("ij,bjn->bin", up(drawBlock, true), masses)
+	before := Dot(up(blocks, false), ReduceSum(masses, 1)).Product()
+	mass := Reshape(Add(within, Reshape(before, blocks, 1, n)), blocks*drawBlock, n)
+	below := ConvertDType(LessOrEqual(mass, BroadcastToDims(Mul(u, sum), blocks*drawBlock, n)), dtypes.Int32)
+	token := ReduceSum(below, 0) // [N]
+
+	best := ArgMax(logits, 0, dtypes.Int32)
+	chance := ReduceSum(Mul(e, d.oneHot(token)), 0) // 0 where rounding carried u past all, or to an impossible token
+	lost := Or(Equal(chance, ZerosLike(chance)), BroadcastToDims(GreaterThan(greedy, ScalarZero(g, dtypes.Float32)), n))
+	token = Where(lost, best, token)
+	logprob := Sub(ReduceAndKeep(Where(GreaterThan(d.oneHot(token), ZerosLike(e)), z, ZerosLike(z)), ReduceSum, 0), logSum)
+	return []*Node{token, logprob, entropy}
+}
+
+// residentCapacity is the size of a cache for a position, a power of two.
+func residentCapacity(position int) int { return max(64, powerOfTwo(position+1)) }
+
+// residentStep computes and remembers a step. Tokens are drawn on the device where the
+// whole distribution counts and nobody asks for the logits.
+func (g *generation) residentStep(tokens []int32, position int, s Sampling, prompts []Prompt) (look, error) {
+	e := g.engine
+	if position >= g.capacity {
+		if err := g.growResident(residentCapacity(position)); err != nil {
+			return nil, err
+		}
+	}
+	drawn := s.TopP == 1 && (s.TopK == 0 || s.TopK >= e.decoder.VocabSize) &&
+		!slices.ContainsFunc(g.rows, func(row int) bool { return row >= 0 && prompts[row].Watch != nil })
+	u := &uploads{device: e.device}
+	defer func() { release(u.list...) }()
+	put(u, []int32{int32(position)})
+	head := len(u.list)
+	g.stepInputs(u, tokens, position)
+	inner := len(u.list)
+	if drawn {
+		chances := make([]float32, len(g.rows))
+		for place, row := range g.rows {
+			if row >= 0 {
+				x, _ := uniform2(prompts[row].Stream, uint64(position), 0)
+				chances[place] = min(float32(x), 1-0x1p-24)
+			}
+		}
+		temperature, greedy := float32(s.Temperature), float32(0)
+		if s.Temperature == 0 {
+			temperature, greedy = 1, 1
+		}
+		put(u, chances, 1, len(chances))
+		put(u, []float32{temperature})
+		put(u, []float32{greedy})
+	}
+	if u.err != nil {
+		return nil, u.err
+	}
+	cache := g.cache
+	g.cache = nil // consumed
+	out, err := e.resident.steps[index(g.bias != nil)][index(drawn)].consume(cache,
+		slices.Concat(u.list[:head], e.weights, u.list[head:inner], g.prefix, u.list[inner:]))
+	if err != nil {
+		return nil, err
+	}
+	results := out[:len(out)-len(cache)]
+	g.cache = out[len(results):]
+	defer release(results...)
+	if !drawn {
+		return g.chosen(results[0], position, s, prompts)
+	}
+	ids, err := tensors.CopyFlatData[int32](results[0])
+	if err != nil {
+		return nil, err
+	}
+	var values [2][]float32
+	for i := range values {
+		if values[i], err = read(results[1+i]); err != nil {
+			return nil, err
+		}
+	}
+	return func(place int) (int32, float32, float32, []float32) {
+		logprob, entropy := values[0][place], values[1][place]
+		if !finite(float64(logprob)) || !finite(float64(entropy)) {
+			return -1, float32(math.NaN()), float32(math.NaN()), nil
+		}
+		return ids[place], logprob, entropy, nil
+	}, nil
+}
+
+// growResident makes the cache, or doubles it until it has the capacity.
+func (g *generation) growResident(capacity int) (err error) {
+	if g.cache == nil {
+		g.capacity = capacity
+		g.cache, err = g.allocate(len(g.rows), capacity)
+		return err
+	}
+	for ; g.capacity < capacity; g.capacity *= 2 {
+		larger, err := g.engine.resident.grow.call(g.cache)
+		if err != nil {
+			return err
+		}
+		release(g.cache...)
+		g.cache = larger
+	}
+	return nil
+}
+
+// pickResident is gather on the device. Where the index is −1 a row is as the first.
+func (g *generation) pickResident(list *[]*tensors.Tensor, count int, index []int) error {
+	heads := g.engine.decoder.NumKeyValueHeads
+	rows := make([]int32, 0, heads*len(index))
+	for head := range heads {
+		for _, from := range index {
+			rows = append(rows, int32(head*count+max(0, from)))
+		}
+	}
+	u := &uploads{device: g.engine.device}
+	put(u, rows, len(rows), 1)
+	defer func() { release(u.list...) }()
+	if u.err != nil {
+		return u.err
+	}
+	picked, err := g.engine.resident.pick.call(slices.Concat(u.list, *list))
+	if err != nil {
+		return err
+	}
+	release(*list...)
+	*list = picked
+	return nil
+}
