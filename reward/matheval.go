@@ -490,7 +490,12 @@ func (e *evaluator) residue(n *node) (uint64, bool) {
 		return powMod(a, uint64(power)), true
 	case opFunc:
 		if isKnown(n.name) {
-			return 0, false
+			v, ok := e.rational(n)
+			if !ok {
+				return 0, false
+			}
+			den := intMod(v.Denom())
+			return mulMod(intMod(v.Num()), powMod(den, prime-2)), den != 0
 		}
 		h := hashName(n.name, uint64(len(n.args)))
 		for _, a := range n.args {
