@@ -114,16 +114,21 @@ func (c *comparison) equalUnits(g, p *node) bool {
 		for (*n).op == opUnit {
 			power, unit := magnitude((*n).name)
 			powers[i] += power
-			if u := unitOf(unit); u != "" {
+			if u := unitOf(unit); u != "" && (u != "degree" || units[i] == "") { // 100°C
 				units[i] = u
 			}
 			*n = (*n).args[0]
 		}
 	}
-	if units[0] != "" && units[1] != "" && units[0] != units[1] {
+	if units[0] != "" && units[1] != "" && units[0] != units[1] && !isTemperature(units[0], units[1]) && !isTemperature(units[1], units[0]) {
 		return false
 	}
 	return c.equal(timesTen(g, powers[0]-min(powers[0], powers[1])), timesTen(p, powers[1]-min(powers[0], powers[1])))
+}
+
+// isTemperature reports whether a unit is one of temperature, which the other only calls degree.
+func isTemperature(unit, degree string) bool {
+	return degree == "degree" && (unit == "celsius" || unit == "fahrenheit")
 }
 
 func timesTen(n *node, power int) *node {
@@ -495,7 +500,7 @@ func (c *comparison) equalCollections(g, p *node) bool {
 	case g.op == opTuple && p.op == opTuple:
 		return g.open == p.open && g.close == p.close && c.equalAll(g.args, p.args)
 	case isInterval(g) || isInterval(p):
-		if g.op == opList && p.op == opList && c.equalItems(g.args, p.args) {
+		if g.op == opList && p.op == opList && g.name == p.name && c.equalItems(g.args, p.args) {
 			return true
 		}
 		return c.equalRegions(g, p)
@@ -1065,6 +1070,11 @@ func (c *comparison) equalValues(g, p *node) bool {
 	return diff.Sign() == 0 || diff.MantExp(nil) < max(x.MantExp(nil), y.MantExp(nil))-bigBits*3/4
 }
 
+// isRounded reports whether n is rounded anywhere: ⌊x + 1⌋ is ⌈x⌉ except where x is an integer.
+func isRounded(n *node) bool {
+	return n.op == opFunc && (n.name == "floor" || n.name == "ceil") || slices.ContainsFunc(n.args, isRounded)
+}
+
 // cancels reports whether terms of n can cancel each other out, or a function in it have a zero, so that rounding leaves
 // something near 0 where 0 is meant. Else a tiny value is what it is.
 func cancels(n *node) bool {
@@ -1157,8 +1167,11 @@ func (c *comparison) equalFunctions(g, p *node) bool {
 		return true
 	}
 	g, p = c.level(g, p)
-	found := 0
-	for i := range maxPoints {
+	found, points := 0, maxPoints
+	if isRounded(g) || isRounded(p) { // at integers, too
+		points += 2
+	}
+	for i := range points {
 		c.point = uint64(i + 1)
 		v, w := c.value(g), c.value(p)
 		switch {

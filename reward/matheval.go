@@ -576,7 +576,8 @@ func (e *evaluator) value(n *node) complex128 {
 	return cmplx.NaN()
 }
 
-// variable returns a value for a name: an integer for what is one by custom, a real of either sign for others.
+// variable returns a value for a name: an integer for what is one by custom, and for all beyond maxPoints, a real of
+// either sign for others.
 func (e *evaluator) variable(name string) float64 {
 	var h uint64
 	if b, at, ok := e.lookup(name); ok {
@@ -586,8 +587,7 @@ func (e *evaluator) variable(name string) float64 {
 		h = hashName("", at, e.point)
 	} else {
 		h = hashName(name, e.point)
-		switch name {
-		case "n", "k", "m":
+		if e.point > maxPoints || name == "n" || name == "k" || name == "m" {
 			return float64(1 + h%9)
 		}
 	}

@@ -480,7 +480,7 @@ func hasProse(n *node) bool {
 	case opText:
 		return true
 	case opUnit:
-		for word := range strings.FieldsSeq(n.name) {
+		for word := range strings.FieldsFuncSeq(n.name, func(r rune) bool { return r == ' ' || r == '/' }) {
 			if word != "per" && word[0] != '^' && !isUnitWord(strings.ToLower(word)) {
 				return true
 			}

@@ -351,6 +351,9 @@ func (p *mathParser) term() *node {
 		case p.peek().kind == tokText:
 			left = p.unit(left)
 		case p.startsFactor():
+			if p.peek().kind == tokNum && left.op == opUnit && left.name != "degree" { // 1 hour 30 minutes
+				return p.fail()
+			}
 			if p.peek().kind == tokNum && left.op == opNum { // "5 6" is two numbers
 				if left.num == nil || !left.num.IsInt() || !p.mixed() {
 					return p.fail()
