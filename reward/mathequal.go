@@ -1167,6 +1167,9 @@ func (c *comparison) equalFunctions(g, p *node) bool {
 		return true
 	}
 	g, p = c.level(g, p)
+	cancelling := cancels(g) || cancels(p)
+	alike := len(variables(g, variables(p, nil))) == len(variables(p, nil)) && len(variables(p, variables(g, nil))) == len(variables(g, nil))
+	var v0, w0 complex128 // at the first point; a name that only one of the two has may not change it
 	found, points := 0, maxPoints
 	if isRounded(g) || isRounded(p) { // at integers, too
 		points += 2
@@ -1177,7 +1180,13 @@ func (c *comparison) equalFunctions(g, p *node) bool {
 		switch {
 		case !finite(v) && !finite(w):
 			continue
-		case !finite(v) || !finite(w) || !near(v, w) && cmplx.Abs(v-w) > 1e-12:
+		case !finite(v) || !finite(w) || !near(v, w) && (cmplx.Abs(v-w) > 1e-12 || !cancelling):
+			return false
+		}
+		if found == 0 {
+			v0, w0 = v, w
+		}
+		if !alike && cmplx.Abs((v-v0)-(w-w0)) > 1e-12*cmplx.Abs(v) {
 			return false
 		}
 		found++
