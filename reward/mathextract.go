@@ -646,9 +646,10 @@ func runAround(text string, last int) (from, to int) {
 			break
 		}
 		end := wordEnd(text, next)
-		if !isMathWord(text[next:end]) || isUnit(text[next:end]) {
-			if _, _, ok := scanMagnitude(text[next:end]); ok {
-				to = next + len(strings.TrimRight(text[next:end], ".,;:!?"))
+		word := text[next:end]
+		if !isMathWord(word) || isASCIILetter(word[0]) && isUnit(word) {
+			if _, _, ok := scanMagnitude(word); ok {
+				to = next + len(strings.TrimRight(word, ".,;:!?"))
 			}
 			break
 		}
@@ -679,13 +680,13 @@ func runAround(text string, last int) (from, to int) {
 func trimRun(text string, from, to int) (int, int) {
 	for changed := true; changed && from < to; {
 		old := to - from
-		s := strings.TrimRight(text[from:to], ".,:?*_`$\"'=<>+/×÷ ")
+		s := strings.TrimRight(text[from:to], ".,:?*_`#$\"'=<>+/×÷ ")
 		s = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(s, " and"), " or"), " -")
 		if depth(s) < 0 {
 			s = strings.TrimRight(s, ")]}")
 		}
 		to = from + len(s)
-		t := strings.TrimLeft(s, ",:?*_`$\"'=<>+/×÷)& ")
+		t := strings.TrimLeft(s, ",:?*_`#$\"'=<>+/×÷)& ")
 		for _, lead := range [...]string{"and ", "or ", "- "} {
 			t = strings.TrimPrefix(t, lead)
 		}
@@ -730,6 +731,9 @@ func wordEnd(text string, i int) int {
 // isMathWord reports whether a word of a text is mathematics: it holds no letters but single ones and names of
 // functions.
 func isMathWord(word string) bool {
+	if word == "*" {
+		return true
+	}
 	word = strings.Trim(word, ".,:!?*_`\"'")
 	switch word {
 	case "", "a", "A", "I", "–", "—":

@@ -413,6 +413,9 @@ func isList(s string) bool {
 
 // hasTerm reports whether s computes with a variable: 2x, x + 5.
 func hasTerm(s string) bool {
+	if strings.ContainsAny(s, "²³") {
+		return true
+	}
 	for i := 1; i < len(s); i++ {
 		if isDigit(s[i-1]) && isASCIILetter(s[i]) {
 			return true
