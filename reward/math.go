@@ -82,14 +82,14 @@ func (m Math) Verify(ctx context.Context, completion, answer string) (Verdict, e
 	return v, nil
 }
 
-// saysWords reports whether a short text is the words of a gold answer, or states that something "is" them.
+// saysWords reports whether a short text is the words of a gold answer, or states of one thing that it "is" them.
 func (m Math) saysWords(gold stated, text string) bool {
 	text = strings.Trim(text, " .*_`\n")
 	if m.equalWords(gold, plainWords(text)) {
 		return true
 	}
-	i := strings.LastIndex(text, " is ")
-	return i >= 0 && m.equalWords(gold, plainWords(text[i+len(" is "):]))
+	before, after, ok := strings.Cut(text, " is ")
+	return ok && !strings.Contains(after, " is ") && !isDenied(before) && m.equalWords(gold, plainWords(after))
 }
 
 func (m Math) equalWords(gold stated, words string) bool {

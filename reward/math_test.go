@@ -3,6 +3,7 @@ package reward
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -129,6 +130,8 @@ func TestMathPlaces(t *testing.T) {
 		// words
 		{"It is Monday.", `\text{Monday}`, Correct},
 		{"It is not Monday.", `\text{Monday}`, Wrong},
+		{"It is Tuesday, though John thinks it is Monday", `\text{Monday}`, Wrong},
+		{"I wonder whether it is Monday", `\text{Monday}`, Wrong},
 		{"An ellipse", `\text{ellipse}`, Correct},
 		{"June 20.", `\text{June 20}`, Correct},
 		{"June 21", `\text{June 20}`, Wrong},
@@ -278,6 +281,40 @@ func TestMathReformatted(t *testing.T) {
 		if v, _ := (Math{}).Verify(t.Context(), `\boxed{`+other+"}", gold); v.Outcome == Correct && gold != other {
 			t.Errorf("%q accepted for %q", other, gold)
 		}
+	}
+}
+
+// Another verifier's cases, where MATH_CASES names a file of them: lines of JSON with gold, pred, expected (0 or 1) and
+// perhaps precision.
+func TestMathAgreement(t *testing.T) {
+	name := os.Getenv("MATH_CASES")
+	if name == "" {
+		t.Skip("MATH_CASES names no file")
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	total, agreed := 0, 0
+	for lines := json.NewDecoder(file); lines.More(); total++ {
+		var c struct {
+			Gold, Pred          string
+			Expected, Precision int
+		}
+		if err := lines.Decode(&c); err != nil {
+			t.Fatal(err)
+		}
+		v, err := Math{Decimals: c.Precision}.Verify(t.Context(), c.Pred, c.Gold)
+		if err == nil && (v.Outcome == Correct) == (c.Expected == 1) {
+			agreed++
+		} else {
+			t.Logf("%+v: %+v, %v", c, v, err)
+		}
+	}
+	t.Logf("%d of %d agree", agreed, total)
+	if agreed*100 < total*97 {
+		t.Error("fewer than 97 % agree")
 	}
 }
 
