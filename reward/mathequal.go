@@ -1168,7 +1168,8 @@ func (c *comparison) equalFunctions(g, p *node) bool {
 	}
 	g, p = c.level(g, p)
 	cancelling := cancels(g) || cancels(p)
-	alike := len(variables(g, variables(p, nil))) == len(variables(p, nil)) && len(variables(p, variables(g, nil))) == len(variables(g, nil))
+	names := variables(g, nil)
+	alike := len(variables(p, names)) == len(names) && len(variables(p, nil)) == len(names)
 	var v0, w0 complex128 // at the first point; a name that only one of the two has may not change it
 	found, points := 0, maxPoints
 	if isRounded(g) || isRounded(p) { // at integers, too
