@@ -86,7 +86,7 @@ func expressionOf(text string) string {
 		inside, _, _ := strings.Cut(after, "</answer>")
 		return strings.TrimSpace(inside)
 	}
-	if inside, ok := lastBoxed(text); ok {
+	if inside, _, ok := boxedGroup(text); ok {
 		return inside
 	}
 	if line, ok := afterHashes(text); ok {

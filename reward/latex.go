@@ -84,6 +84,7 @@ type lexer struct {
 	i, depth     int // depth counts open brackets, in which a comma separates
 	space        bool
 	decimalComma bool // 2,74 is a decimal, not a list
+	cells        int  // open matrices, in which & and \\ separate
 	out          []token
 	bad          bool
 }
@@ -193,14 +194,25 @@ func (l *lexer) ascii(c byte) {
 	}
 	l.i++
 	switch c {
+	case '&':
+		if l.cells > 0 {
+			l.sym("&")
+		} else {
+			l.space = true
+		}
 	case '{':
 		// {,} is a comma that separates nothing; {} is nothing
 		if i := strings.IndexByte(rest, '}'); i > 0 && i < 6 && strings.TrimSpace(rest[1:i]) == "" {
 			l.i += i
 			return
 		}
+		if len(rest) > 2 && rest[2] == '}' && strings.IndexByte("+-=<>", rest[1]) >= 0 && (l.i == 1 || l.s[l.i-2] != '^') { // {-}5 sets the sign closer
+			l.i += 2
+			l.sym(rest[1:2])
+			return
+		}
 		l.sym("{")
-	case '+', '-', '*', '/', '^', '_', '(', ')', '[', ']', '}', '|', ',', ';', ':', '=', '<', '>', '!', '%', '\'', '&':
+	case '+', '-', '*', '/', '^', '_', '(', ')', '[', ']', '}', '|', ',', ';', ':', '=', '<', '>', '!', '%', '\'':
 		l.sym(string(rest[:1]))
 	case '$':
 		l.space = true
@@ -234,6 +246,8 @@ func (l *lexer) rune() {
 		l.add(tokCmd, "emptyset")
 	case r == 'ℝ':
 		l.add(tokCmd, "reals")
+	case r == '…':
+		l.add(tokCmd, "dots")
 	case r == '²' || r == '³':
 		l.add(tokSym, "^")
 		l.add(tokNum, map[rune]string{'²': "2", '³': "3"}[r])
@@ -405,6 +419,9 @@ func (l *lexer) letters() {
 	case lower == "and" || lower == "or":
 		l.add(tokSep, lower)
 		return
+	case lower == "not":
+		l.add(tokText, lower)
+		return
 	case l.wordSign(lower):
 		return
 	case (run == "USD" || run == "EUR" || run == "GBP") && !l.afterOperand():
@@ -511,6 +528,10 @@ func (l *lexer) command() {
 				l.i = end // a backslash that was escaped twice
 				return
 			}
+			if c == '\\' && l.cells == 0 && strings.HasPrefix(strings.TrimLeft(s[end+1:], " &\n\t"), "=") { // a chain that goes on
+				l.i = end + 1
+				return
+			}
 			l.sym(symbols[s[end:end+1]])
 			if c == '\\' && strings.HasPrefix(s[end+1:], "[") { // \\[2pt]
 				if close := strings.IndexByte(s[end:], ']'); close > 0 && close < 10 && strings.Trim(s[end+2:end+close], "0123456789.-") != s[end+2:end+close] && strings.HasSuffix(strings.TrimRight(s[end+2:end+close], " "), "t") {
@@ -554,9 +575,11 @@ func (l *lexer) command() {
 				l.argument()
 			}
 			if name == "begin" {
+				l.cells++
 				l.add(tokCmd, "begin")
 				l.out[len(l.out)-1].digit = env == "vmatrix"
 			} else {
+				l.cells--
 				l.add(tokCmd, "end")
 			}
 		case "align", "aligned", "equation", "gather", "gathered", "split":
@@ -584,7 +607,12 @@ func (l *lexer) command() {
 	case name == "emptyset" || name == "varnothing":
 		l.add(tokCmd, "emptyset")
 	case name == "mathbb" || name == "Bbb":
-		set, _ := l.argument()
+		set, ok := l.argument()
+		if !ok {
+			l.i += len(l.s[l.i:]) - len(strings.TrimLeft(l.s[l.i:], " "))
+			set = l.s[l.i:min(l.i+1, len(l.s))]
+			l.i += len(set)
+		}
 		l.add(tokCmd, "number sets")
 		l.out[len(l.out)-1].text = map[string]string{"R": "reals"}[strings.TrimSpace(set)]
 		if l.out[len(l.out)-1].text == "" {
@@ -654,7 +682,9 @@ func (l *lexer) text(name string) {
 		l.add(tokName, lower)
 	case strings.HasSuffix(lower, " and") || strings.HasPrefix(lower, "and "):
 		l.add(tokSep, "and")
-	case isNumeral(t) || strings.ContainsAny(t, `\$`) || name == "mathrm" && len(t) == 1 && isASCIILetter(t[0]):
+	case lower == "infinity":
+		l.add(tokCmd, "infty")
+	case isNumeral(t) || strings.ContainsAny(t, `\$=`) || name == "mathrm" && len(t) == 1 && isASCIILetter(t[0]):
 		if l.depth > maxMathDepth || len(l.out) > maxMathNodes {
 			l.bad = true
 			return

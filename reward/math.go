@@ -16,7 +16,7 @@ import (
 //   - numbers: as exact rationals, in any notation: thousands separators, 1.5\times 10^3, 1e3, 3\frac{1}{2}, \frac12, 1/2,
 //     0.\overline{3}, 5!, \binom{5}{2}. In plain text 2,74 may be a decimal. When one side was written as a decimal, the
 //     two must agree when rounded to Places decimals (6) and within 1/10000: 0.333333 is 1/3, 0.333 is not.
-//   - p% is p/100, and not p. Currency signs, degrees and units are passed over, but 5 cm is not 5 m.
+//   - p% is p/100, and not p. Currency signs, degrees and units are passed over, but 5 cm is not 5 m, nor 5 million 5.
 //   - constants with π, e, i, radicals, logarithms and trigonometry: by value, to 90 digits where roots, π and e make
 //     them up and to 9 digits otherwise; √2 is 1.414214 but not 1.41.
 //   - expressions with variables: by value at random points that depend on nothing but the names of the variables;
@@ -82,14 +82,14 @@ func (m Math) Verify(ctx context.Context, completion, answer string) (Verdict, e
 	return v, nil
 }
 
-// saysWords reports whether a short text is the words of a gold answer, or states that something "is" them.
+// saysWords reports whether a short text is the words of a gold answer, or states of one thing that it "is" them.
 func (m Math) saysWords(gold stated, text string) bool {
 	text = strings.Trim(text, " .*_`\n")
 	if m.equalWords(gold, plainWords(text)) {
 		return true
 	}
-	i := strings.LastIndex(text, " is ")
-	return i >= 0 && m.equalWords(gold, plainWords(text[i+len(" is "):]))
+	before, after, ok := strings.Cut(text, " is ")
+	return ok && !strings.Contains(after, " is ") && !isDenied(before) && m.equalWords(gold, plainWords(after))
 }
 
 func (m Math) equalWords(gold stated, words string) bool {
@@ -202,7 +202,7 @@ func (m Math) equal(gold, got stated) (right bool, reason string) {
 	if ok && fine && !isText(a) {
 		return false, ""
 	}
-	if strings.EqualFold(letters(g), letters(p)) && !strings.ContainsAny(g+p, "0123456789+*/^=<>()[]") && letters(g) != "" {
+	if (!ok || isText(a)) && strings.EqualFold(letters(g), letters(p)) && !strings.ContainsAny(g+p, "0123456789+*/^=<>()[]") && letters(g) != "" {
 		return true, ""
 	}
 	switch {
@@ -215,7 +215,11 @@ func (m Math) equal(gold, got stated) (right bool, reason string) {
 }
 
 func (m Math) read(s string, decimalComma bool) (*node, bool) {
-	s = strings.TrimLeft(strings.TrimRight(strings.TrimSpace(s), "."), "= ")
+	s = strings.TrimSpace(s)
+	if t := strings.TrimRight(s, "."); !strings.HasSuffix(strings.TrimSpace(t), ",") { // "7, …" goes on
+		s = t
+	}
+	s = strings.TrimLeft(s, "= ")
 	n, ok := parseMath(s, decimalComma)
 	if !ok {
 		return nil, false
@@ -336,6 +340,9 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	if rest == "" {
 		return letter, "", true
 	}
+	if isAlternative(rest) {
+		return 0, "", false
+	}
 	operators := "(+-*/^=,!"
 	if braced {
 		operators = "+*/^="
@@ -344,6 +351,18 @@ func choice(s string) (letter byte, rest string, ok bool) {
 		return 0, "", false
 	}
 	return letter, rest, true
+}
+
+// isAlternative reports whether what stands behind a choice names another: ", (D)", "or D".
+func isAlternative(rest string) bool {
+	t := strings.TrimLeft(rest, " ,;&/")
+	word, _, _ := strings.Cut(strings.TrimLeft(strings.TrimPrefix(t, `\text`), "{ ~"), " ")
+	switch strings.Trim(strings.ToLower(word), "}") {
+	case "or", "and", "nor":
+		return true
+	}
+	_, _, ok := choice(t)
+	return ok && len(t) < len(rest)
 }
 
 // expandSigns replaces a ± b by the list a + b, a − b. All signs of an expression go together.

@@ -3,6 +3,7 @@ package reward
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,7 +28,7 @@ func ExampleMath() {
 	// 0 no_answer "" "no_answer"
 }
 
-// mathTable is read from testdata: lines of gold, answer, and = or ≠ between them.
+// mathTable is read from testdata: lines of a gold answer, ≡ or ≢, and answers with ¦ between them.
 func mathTable(t testing.TB, name string, f func(line, gold, answer string, equal bool)) {
 	t.Helper()
 	file, err := os.Open("testdata/" + name)
@@ -41,12 +42,15 @@ func mathTable(t testing.TB, name string, f func(line, gold, answer string, equa
 		if line == "" || strings.HasPrefix(line, "# ") {
 			continue
 		}
-		if gold, answer, ok := strings.Cut(line, "  ≡  "); ok {
-			f(line, gold, answer, true)
-		} else if gold, answer, ok := strings.Cut(line, "  ≢  "); ok {
-			f(line, gold, answer, false)
-		} else {
-			t.Fatalf("%s: %q is no case", name, line)
+		gold, answers, equal := strings.Cut(line, "  ≡  ")
+		if !equal {
+			var ok bool
+			if gold, answers, ok = strings.Cut(line, "  ≢  "); !ok {
+				t.Fatalf("%s: %q is no case", name, line)
+			}
+		}
+		for answer := range strings.SplitSeq(answers, " ¦ ") {
+			f(line, gold, answer, equal)
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -61,7 +65,7 @@ func TestMathTable(t *testing.T) {
 			completion := fmt.Sprintf(dress, answer)
 			v, err := Math{}.Verify(t.Context(), completion, gold)
 			if err != nil || (v.Outcome == Correct) != equal {
-				t.Errorf("%s\n%q: %+v, %v", line, completion, v, err)
+				t.Errorf("%s\n%q: %+v, %v", line[:min(len(line), 80)], completion, v, err)
 			}
 		}
 		if equal && !(Math{}).Equal(gold, gold) {
@@ -88,7 +92,7 @@ func TestMathPlaces(t *testing.T) {
 		{`so \(x=\boxed{1}\) or \(x=\boxed{-2}\)`, `\{-2,1\}`, Correct},
 		{"\\boxed{3} would be too small, and after some more work we find \\boxed{5}", "5", Correct},
 		{`\boxed{}`, "5", NoAnswer},
-		{`\boxed{12`, "12", Correct}, // cut off behind the number: the last number
+		{`\boxed{12`, "12", Wrong}, // cut off: it may go on
 		{`\boxed{28}\%`, `28\%`, Correct},
 		{`\boxed{28} percent`, "28", Correct},
 		{`\boxed{x = 5}`, "5", Correct},
@@ -126,6 +130,8 @@ func TestMathPlaces(t *testing.T) {
 		// words
 		{"It is Monday.", `\text{Monday}`, Correct},
 		{"It is not Monday.", `\text{Monday}`, Wrong},
+		{"It is Tuesday, though John thinks it is Monday", `\text{Monday}`, Wrong},
+		{"I wonder whether it is Monday", `\text{Monday}`, Wrong},
 		{"An ellipse", `\text{ellipse}`, Correct},
 		{"June 20.", `\text{June 20}`, Correct},
 		{"June 21", `\text{June 20}`, Wrong},
@@ -138,6 +144,76 @@ func TestMathPlaces(t *testing.T) {
 		{"a pair $(7, 6)$. <|im_start|>user", "(7,6)", Correct},
 		{"the chance is 2/3 in the end", `\frac{2}{3}`, Correct},
 		{"it costs $5 and then $7.", "7", Correct},
+		{"It is 8, not 5.", "5", Wrong},
+		{"It is 8, not 5.", "8", Correct},
+		{"It is 8 rather than 5.", "8", Correct},
+		{"It is 8 rather than 5.", "5", Wrong},
+		{`so it is 5\pi`, "5", Wrong},
+		{`so it is 5\pi`, `5\pi`, Correct},
+		{`so it is \sqrt{5}`, "5", Wrong},
+		{`so it is \sqrt{5}`, `\sqrt5`, Correct},
+		{`so we get \frac{12}{5`, "5", Wrong},
+		{`so we get $\frac{12}{5`, "5", Wrong},
+		{`so we get $x = \frac{1}{#5}$`, "5", Wrong},
+		{"so we get $x = [3,5$", "5", Wrong},
+		{"so we get x^5", "5", Wrong},
+		{"so we get 2^{10}", "10", Wrong},
+		{"so we get 2^{10}", "1024", Correct},
+		{"the result is 5x", "5", Wrong},
+		{"the result is x-5", "5", Wrong},
+		{"the result is x-5", "-5", Wrong},
+		{`\boxed{\frac{3}{5`, "5", Wrong},
+		{`\boxed{3} or \boxed{5}`, "3", Wrong},
+		{`\boxed{3} or \boxed{5}`, "5", Wrong},
+		{"The answer is either 3 or 5.", "5", Wrong},
+		{"The answer is 5, or possibly 6.", "5", Wrong},
+		{"It is 5 or 6.", "5", Wrong},
+		{"It is 5 or 6.", "6", Wrong},
+		{"x=1, y=3", "3", Wrong},
+		{"x=1, y=3", "(1,3)", Correct},
+		{"Hence x > 3.", "3", Wrong},
+		{"so y ≤ 3", "3", Wrong},
+		{"so it is 3 1/2", "7/2", Correct},
+		{"so it is 3 1/2", "1/2", Wrong},
+		{"so 3:4", "4", Wrong},
+		{"so [3,4)", "4", Wrong},
+		{"so 4 cm", "4", Correct},
+		{"so 4 million", "4", Wrong},
+		{"so 2*4", "4", Wrong},
+		{"so 2*4", "8", Correct},
+		{"so x = - 4", "4", Wrong},
+		{"so f(4)", "4", Wrong},
+		{"so √4", "4", Wrong},
+		{"so 4 pi", "4", Wrong},
+		{"so √2 + 4", "4", Wrong},
+		{"so y = x + 4", "4", Wrong},
+		{"so n choose 4", "4", Wrong},
+		{"so x = 3 (mod 4)", "4", Wrong},
+		{"so at 12:30", "30", Wrong},
+		{"so at 12:30", "12", Wrong},
+		{"so it is –3", "-3", Correct},
+		{"so it is –3", "3", Wrong},
+		{"so negative 3", "3", Wrong},
+		{"so negative 3", "-3", Correct},
+		{"#### not 5", "5", Wrong},
+		{"3 x 4 = 12, so 12 x 2 = 24 pens", "24", Correct},
+		{"<<3*8=24>>24 pens", "24", Correct},
+		{"$1,200 - $200 = $1,000", "1000", Correct},
+		{"that makes $7/day", "7", Correct},
+		{"it is 5 m^2 large", "5", Correct},
+		{"x + 5 = 12", "12", Wrong},
+		{"so 4 - x", "4", Wrong},
+		{"so 4 * x", "4", Wrong},
+		{"so 4 - see below", "4", Correct},
+		{"x² = 4", "4", Wrong},
+		{"4 ± 1", "4", Wrong},
+		{"1. We add.\n2. We get **4**", "4", Correct},
+		{"$$\\begin{align*} y &= 6r + 24 - 6r \\\\ &= 24 \\end{align*}$$", "24", Correct},
+		{"$x = 5$. $\\square$", "5", Correct},
+		{"It isn't $5$.", "5", NoAnswer},
+		{"The answer cannot be 12.", "12", NoAnswer},
+		{"The answer can't be $12$", "12", NoAnswer},
+		{"The question asks whether the answer is 12. I do not know.", "12", NoAnswer},
 		{"AZYUK2A", "2", NoAnswer},
 		{"28 percent", `28\%`, Correct},
 		{"- 5", "-5", Correct},
@@ -205,6 +281,40 @@ func TestMathReformatted(t *testing.T) {
 		if v, _ := (Math{}).Verify(t.Context(), `\boxed{`+other+"}", gold); v.Outcome == Correct && gold != other {
 			t.Errorf("%q accepted for %q", other, gold)
 		}
+	}
+}
+
+// Another verifier's cases, where MATH_CASES names a file of them: lines of JSON with gold, pred, expected (0 or 1) and
+// perhaps precision.
+func TestMathAgreement(t *testing.T) {
+	name := os.Getenv("MATH_CASES")
+	if name == "" {
+		t.Skip("MATH_CASES names no file")
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	total, agreed := 0, 0
+	for lines := json.NewDecoder(file); lines.More(); total++ {
+		var c struct {
+			Gold, Pred          string
+			Expected, Precision int
+		}
+		if err := lines.Decode(&c); err != nil {
+			t.Fatal(err)
+		}
+		v, err := Math{Decimals: c.Precision}.Verify(t.Context(), c.Pred, c.Gold)
+		if err == nil && (v.Outcome == Correct) == (c.Expected == 1) {
+			agreed++
+		} else {
+			t.Logf("%+v: %+v, %v", c, v, err)
+		}
+	}
+	t.Logf("%d of %d agree", agreed, total)
+	if agreed*100 < total*97 {
+		t.Error("fewer than 97 % agree")
 	}
 }
 

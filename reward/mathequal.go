@@ -31,7 +31,10 @@ func (c *comparison) equal(g, p *node) bool {
 	if same(g, p) {
 		return true
 	}
-	if c.depth == 1 && integral(g) != integral(p) {
+	if c.depth == 1 && (integral(g) || integral(p)) {
+		if integral(g) && integral(p) {
+			p = renamed(p, p.args[1].args[0].name, g.args[1].args[0].name)
+		}
 		g, p = withoutIntegral(g), withoutIntegral(p)
 	}
 	if g.op == opRel || p.op == opRel {
@@ -80,6 +83,22 @@ func integral(n *node) bool {
 	return of.op == opVar && set.op == opText && set.name == "mathbbZ" && slices.Contains(variables(n.args[0], nil), of.name)
 }
 
+// renamed returns n with one variable, which no other is, for another.
+func renamed(n *node, from, to string) *node {
+	if from == to || slices.Contains(variables(n, nil), to) {
+		return n
+	}
+	out := *n
+	if n.op == opVar && n.name == from {
+		out.name = to
+	}
+	out.args = make([]*node, len(n.args))
+	for i, a := range n.args {
+		out.args[i] = renamed(a, from, to)
+	}
+	return &out
+}
+
 func withoutIntegral(n *node) *node {
 	if integral(n) {
 		return n.args[0]
@@ -95,19 +114,21 @@ func (c *comparison) equalUnits(g, p *node) bool {
 		for (*n).op == opUnit {
 			power, unit := magnitude((*n).name)
 			powers[i] += power
-			if u := unitOf(unit); u != "" {
+			if u := unitOf(unit); u != "" && (u != "degree" || units[i] == "") { // 100°C
 				units[i] = u
 			}
 			*n = (*n).args[0]
 		}
 	}
-	if units[0] != "" && units[1] != "" && units[0] != units[1] {
+	if units[0] != "" && units[1] != "" && units[0] != units[1] && !isTemperature(units[0], units[1]) && !isTemperature(units[1], units[0]) {
 		return false
 	}
-	if (powers[0] == powers[1] || powers[0] == 0 || powers[1] == 0) && c.equal(g, p) {
-		return true
-	}
-	return powers[0] != powers[1] && c.equal(timesTen(g, powers[0]), timesTen(p, powers[1]))
+	return c.equal(timesTen(g, powers[0]-min(powers[0], powers[1])), timesTen(p, powers[1]-min(powers[0], powers[1])))
+}
+
+// isTemperature reports whether a unit is one of temperature, which the other only calls degree.
+func isTemperature(unit, degree string) bool {
+	return degree == "degree" && (unit == "celsius" || unit == "fahrenheit")
 }
 
 func timesTen(n *node, power int) *node {
@@ -135,32 +156,54 @@ func (c *comparison) equalBased(g, p *node) bool {
 // equalRatios compares 1:2 with 2:4 and 1/2. 12:00 is a time and no ratio.
 func (c *comparison) equalRatios(g, p *node) bool {
 	if g.op == opRatio && p.op == opRatio {
+		if c.isTime(g, true) || c.isTime(p, false) {
+			return c.equalAll(g.args, p.args)
+		}
 		if len(g.args) != len(p.args) {
 			return false
 		}
-		x, ok := c.rational(g.args[0])
-		y, fine := c.rational(p.args[0])
-		for i := range g.args {
-			a, ok2 := c.rational(g.args[i])
-			b, ok3 := c.rational(p.args[i])
-			if !ok || !fine || !ok2 || !ok3 || a.Sign() == 0 || b.Sign() == 0 {
-				return c.equalAll(g.args, p.args)
-			}
-			if new(big.Rat).Mul(a, y).Cmp(new(big.Rat).Mul(b, x)) != 0 {
+		for i := range g.args[1:] {
+			if !c.equalValues(product(g.args[0], p.args[i+1]), product(p.args[0], g.args[i+1])) {
 				return false
 			}
 		}
 		return true
 	}
 	for _, n := range [...]*node{g, p} {
-		if n.op != opRatio {
-			continue
-		}
-		if v, ok := c.rational(n.args[0]); len(n.args) != 2 || ok && v.Sign() == 0 { // 0:15 is a time, too
+		if n.op == opRatio && (len(n.args) != 2 || c.isTime(n, n == g)) {
 			return false
 		}
 	}
 	return c.equalValues(g, p)
+}
+
+func product(a, b *node) *node { return &node{op: opMul, args: []*node{a, b}} }
+
+// isTime reports whether n is a time of the day, which is no ratio: 12:00, 2:05, and a gold answer of 4:10, since that
+// would give a ratio in lowest terms. So is what has a term of 0.
+func (c *comparison) isTime(n *node, gold bool) bool {
+	var parts [2]int64
+	for i, a := range n.args {
+		v, ok := c.rational(a)
+		if ok && v.Sign() == 0 {
+			return true
+		}
+		if i < len(parts) && ok {
+			parts[i], _ = smallInt(v, 60)
+		}
+	}
+	a, b := parts[0], parts[1]
+	if len(n.args) != 2 || a < 1 || a > 24 || b < 1 || b > 59 {
+		return false
+	}
+	return n.name == "time" || gold && b > 9 && gcd(a, b) > 1
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 func (c *comparison) equalAll(g, p []*node) bool {
@@ -203,12 +246,15 @@ func isLabel(n *node) bool {
 	return false
 }
 
-// isUnknown reports whether n is a label or a sum of some: a + b.
+// isUnknown reports whether n is a label, or a sum or difference of some: a + b.
 func isUnknown(n *node) bool {
-	if n.op != opAdd && n.op != opNeg {
+	if n.op != opAdd {
 		return isLabel(n)
 	}
 	for _, a := range n.args {
+		if a.op == opNeg {
+			a = a.args[0]
+		}
 		if !isUnknown(a) {
 			return false
 		}
@@ -454,7 +500,7 @@ func (c *comparison) equalCollections(g, p *node) bool {
 	case g.op == opTuple && p.op == opTuple:
 		return g.open == p.open && g.close == p.close && c.equalAll(g.args, p.args)
 	case isInterval(g) || isInterval(p):
-		if g.op == opList && p.op == opList && c.equalItems(g.args, p.args) {
+		if g.op == opList && p.op == opList && g.name == p.name && c.equalItems(g.args, p.args) {
 			return true
 		}
 		return c.equalRegions(g, p)
@@ -464,7 +510,7 @@ func (c *comparison) equalCollections(g, p *node) bool {
 		return c.equalAll(g.args, p.args)
 	case isFree(g) && len(g.args) > 0 && p.op != opTuple:
 		return c.covered([]*node{p}, g.args)
-	case isFree(p) && len(p.args) > 0 && g.op != opTuple:
+	case isFree(p) && len(p.args) > 0 && g.op != opTuple && !repeats(p) && !namesSeveral(p.args):
 		return c.covered([]*node{g}, p.args)
 	}
 	return false
@@ -472,6 +518,21 @@ func (c *comparison) equalCollections(g, p *node) bool {
 
 // isFree reports whether the order of n's items says nothing.
 func isFree(n *node) bool { return n.op == opList || n.op == opSet }
+
+// repeats reports whether a list says one thing twice: 5,5 is not 5, though 1/2, 0.5 is 1/2.
+func repeats(n *node) bool {
+	return n.op == opList && len(n.args) > 1 && n.name != "or" && same(n.args[0], n.args[1])
+}
+
+// namesSeveral reports whether items set more than one name: x = 3, y = 3 is more than x = 3.
+func namesSeveral(items []*node) bool {
+	for _, a := range items {
+		if isEquation(a) && isEquation(items[0]) && a.args[0].op == opVar && items[0].args[0].op == opVar && !same(a.args[0], items[0].args[0]) {
+			return true
+		}
+	}
+	return false
+}
 
 // equalItems compares as sets. Values that the gold answer has names for, which the answer leaves out, must come in
 // the order of those names.
@@ -984,6 +1045,9 @@ func (c *comparison) equalValues(g, p *node) bool {
 			return x == y
 		}
 	}
+	if !decimal {
+		g, p = c.level(g, p)
+	}
 	v, w := c.value(g), c.value(p)
 	if math.IsInf(real(v), 0) || math.IsInf(real(w), 0) {
 		return isInfinite(g) && isInfinite(p) && real(v) == real(w)
@@ -994,16 +1058,71 @@ func (c *comparison) equalValues(g, p *node) bool {
 		}
 		return c.rounds(new(big.Rat).SetFloat64(real(v)), new(big.Rat).SetFloat64(real(w)))
 	}
-	if !finite(v) || !finite(w) || !near(v, w) && cmplx.Abs(v-w) > 1e-13 {
+	if !finite(v) || !finite(w) || !near(v, w) && (cmplx.Abs(v-w) > 1e-13 || !cancels(g) && !cancels(p)) {
 		return false
 	}
 	x, ok := c.precise(g)
 	y, fine := c.precise(p)
 	if !ok || !fine {
-		return true
+		return v != 0 || w != 0 || cancels(g) || cancels(p)
 	}
 	diff := new(big.Float).Sub(x, y)
 	return diff.Sign() == 0 || diff.MantExp(nil) < max(x.MantExp(nil), y.MantExp(nil))-bigBits*3/4
+}
+
+// isRounded reports whether n is rounded anywhere: ⌊x + 1⌋ is ⌈x⌉ except where x is an integer.
+func isRounded(n *node) bool {
+	return n.op == opFunc && (n.name == "floor" || n.name == "ceil") || slices.ContainsFunc(n.args, isRounded)
+}
+
+// cancels reports whether terms of n can cancel each other out, or a function in it have a zero, so that rounding leaves
+// something near 0 where 0 is meant. Else a tiny value is what it is.
+func cancels(n *node) bool {
+	switch n.op {
+	case opAdd, opBound:
+		return true
+	case opFunc:
+		if n.name != "sqrt" && n.name != "root" && n.name != "!" && n.name != "binom" {
+			return true
+		}
+	}
+	return slices.ContainsFunc(n.args, cancels)
+}
+
+// level takes the number that g adds to all else off both g and p, if it is so large that it would hide the rest:
+// 10^20 + √2 and 10^20 + √3 are √2 and √3.
+func (c *comparison) level(g, p *node) (*node, *node) {
+	if g.op != opAdd && p.op != opAdd {
+		return g, p
+	}
+	terms := func(n *node) []*node {
+		if n.op == opAdd {
+			return n.args
+		}
+		return []*node{n}
+	}
+	total := new(big.Rat)
+	for _, a := range terms(g) {
+		if v, ok := c.rational(a); ok {
+			total.Add(total, v)
+		}
+	}
+	if f, _ := total.Float64(); math.Abs(f) < 1e3 {
+		return g, p
+	}
+	off := func(n *node) *node {
+		rest, left := &node{op: opAdd}, new(big.Rat).Neg(total)
+		for _, a := range terms(n) {
+			if v, ok := c.rational(a); ok {
+				left.Add(left, v)
+			} else {
+				rest.args = append(rest.args, a)
+			}
+		}
+		rest.args = append(rest.args, &node{op: opNum, num: left})
+		return rest
+	}
+	return off(g), off(p)
 }
 
 // isInfinite reports whether n is ∞ or −∞ as it stands.
@@ -1047,14 +1166,28 @@ func (c *comparison) equalFunctions(g, p *node) bool {
 	if exact == 2 {
 		return true
 	}
-	found := 0
-	for i := range maxPoints {
+	g, p = c.level(g, p)
+	cancelling := cancels(g) || cancels(p)
+	names := variables(g, nil)
+	alike := len(variables(p, names)) == len(names) && len(variables(p, nil)) == len(names)
+	var v0, w0 complex128 // at the first point; a name that only one of the two has may not change it
+	found, points := 0, maxPoints
+	if isRounded(g) || isRounded(p) { // at integers, too
+		points += 2
+	}
+	for i := range points {
 		c.point = uint64(i + 1)
 		v, w := c.value(g), c.value(p)
 		switch {
 		case !finite(v) && !finite(w):
 			continue
-		case !finite(v) || !finite(w) || !near(v, w) && cmplx.Abs(v-w) > 1e-12:
+		case !finite(v) || !finite(w) || !near(v, w) && (cmplx.Abs(v-w) > 1e-12 || !cancelling):
+			return false
+		}
+		if found == 0 {
+			v0, w0 = v, w
+		}
+		if !alike && cmplx.Abs((v-v0)-(w-w0)) > 1e-12*cmplx.Abs(v) {
 			return false
 		}
 		found++

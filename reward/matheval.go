@@ -490,7 +490,12 @@ func (e *evaluator) residue(n *node) (uint64, bool) {
 		return powMod(a, uint64(power)), true
 	case opFunc:
 		if isKnown(n.name) {
-			return 0, false
+			v, ok := e.rational(n)
+			if !ok {
+				return 0, false
+			}
+			den := intMod(v.Denom())
+			return mulMod(intMod(v.Num()), powMod(den, prime-2)), den != 0
 		}
 		h := hashName(n.name, uint64(len(n.args)))
 		for _, a := range n.args {
@@ -571,7 +576,8 @@ func (e *evaluator) value(n *node) complex128 {
 	return cmplx.NaN()
 }
 
-// variable returns a value for a name: an integer for what is one by custom, a real of either sign for others.
+// variable returns a value for a name: an integer for what is one by custom, and for all beyond maxPoints, a real of
+// either sign for others.
 func (e *evaluator) variable(name string) float64 {
 	var h uint64
 	if b, at, ok := e.lookup(name); ok {
@@ -581,8 +587,7 @@ func (e *evaluator) variable(name string) float64 {
 		h = hashName("", at, e.point)
 	} else {
 		h = hashName(name, e.point)
-		switch name {
-		case "n", "k", "m":
+		if e.point > maxPoints || name == "n" || name == "k" || name == "m" {
 			return float64(1 + h%9)
 		}
 	}

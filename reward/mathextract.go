@@ -2,6 +2,7 @@ package reward
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -14,7 +15,7 @@ const (
 	PlaceHashes Place = "hashes" // the line after the last ####
 	PlaceAnswer Place = "answer" // "the answer is …", "answer: …"
 	PlaceText   Place = "text"   // the whole text, if it is short and mathematics
-	PlaceLast   Place = "last"   // the last formula between dollars or brackets, or the last number
+	PlaceLast   Place = "last"   // the last formula: between dollars or brackets, or around the last number
 )
 
 // DefaultPlaces is the order in which [Math] looks for an answer.
@@ -130,6 +131,9 @@ func boxedAt(text string, i int) (content string, end int, ok bool) {
 // boxedGroup returns the contents of the last box and of those that "and", "or", a comma or nothing joins to it, as a
 // list, and where the last one ends. An inner box of nested ones is the content of the outer.
 func boxedGroup(text string) (content string, end int, ok bool) {
+	if !strings.Contains(text, "boxed") { // forwards, which is faster
+		return "", 0, false
+	}
 	start := len(text)
 	for range 64 {
 		i := strings.LastIndex(text[:start], `boxed`)
@@ -324,7 +328,7 @@ func statedAnswer(text string) (stated, bool) {
 			}
 		}
 		end = i
-		if text[i-1] != 'a' && text[i-1] != 'A' {
+		if text[i-1] != 'a' && text[i-1] != 'A' || isDenied(text[:i-1]) {
 			continue
 		}
 		if s, ok := introduced(text[i+len(word):]); ok {
@@ -377,7 +381,7 @@ func introduced(rest string) (stated, bool) {
 			return stated{text: withPercent(line[f.from:f.to], line[f.end:])}, true
 		}
 		if s, ok := lastNumeral(line); ok {
-			return stated{text: s, plain: true}, true
+			return s, true
 		}
 		t := strings.Trim(line, " .*_`\"'")
 		return stated{text: t, plain: true}, t != ""
@@ -408,6 +412,9 @@ func plainAnswer(rest string) (stated, bool) {
 	}
 	if i := firstWord(line); i > 0 {
 		head := strings.TrimRight(line[:i], " ,;:(*")
+		if strings.HasSuffix(head, " or") || strings.HasSuffix(head, " and") { // "5, or possibly 6"
+			return stated{text: line, plain: true}, true
+		}
 		if head != "" && isFormula(head) {
 			return stated{text: withPercent(head, line[i:]), plain: true}, true
 		}
@@ -473,7 +480,7 @@ func hasProse(n *node) bool {
 	case opText:
 		return true
 	case opUnit:
-		for word := range strings.FieldsSeq(n.name) {
+		for word := range strings.FieldsFuncSeq(n.name, func(r rune) bool { return r == ' ' || r == '/' }) {
 			if word != "per" && word[0] != '^' && !isUnitWord(strings.ToLower(word)) {
 				return true
 			}
@@ -500,7 +507,8 @@ func wholeText(text string) (stated, bool) {
 	return stated{text: t, plain: !strings.Contains(t, "$") && !strings.Contains(t, `\(`) && !strings.Contains(t, `\[`)}, true
 }
 
-// lastFormula returns the last formula or the last number of a text, whichever stands further back.
+// lastFormula returns the last formula or the last number of a text, whichever stands further back, but for those that
+// the text denies. A formula that cannot be read is an answer that cannot be read: no number is looked for inside it.
 func lastFormula(text string) (stated, bool) {
 	fs := formulas(text)
 	for tries := 0; len(fs) > 0 && tries < 8; tries++ {
@@ -510,76 +518,247 @@ func lastFormula(text string) (stated, bool) {
 			first--
 		}
 		content := text[fs[first].from:fs[last].to]
-		if len(content) <= maxMathBytes {
-			if n, ok := parseMath(content, false); ok && n.op != opText || isWord(content) {
-				if s, ok := lastNumeral(text[fs[last].end:]); ok {
-					return stated{text: s, plain: true}, true
-				}
-				return stated{text: withPercent(content, text[fs[last].end:])}, true
-			}
+		if s, ok := lastNumeral(text[fs[last].end:]); ok {
+			return s, true
 		}
-		fs = fs[:first]
+		n, ok := parseMath(content, false)
+		if len(content) <= maxMathBytes && !isDenied(text[:fs[first].start]) && (!ok && !isBlank(content) || ok && n.op != opText || isWord(content)) {
+			return stated{text: withPercent(content, text[fs[last].end:])}, true
+		}
+		text, fs = text[:fs[first].start], fs[:first]
 	}
-	s, ok := lastNumeral(text)
-	return stated{text: s, plain: true}, ok
+	return lastNumeral(text)
+}
+
+// isBlank reports whether a formula only dresses, such as the \square behind a proof.
+func isBlank(s string) bool {
+	toks, ok := lex(s, false)
+	return ok && len(toks) == 1
+}
+
+// isDenied reports whether what is stated behind text is said not to be so, or in question: "not 5", "rather than 5",
+// "whether the answer is 5".
+func isDenied(text string) bool {
+	text = text[max(0, len(text)-80):]
+	if i := strings.Index(text, "whether "); i >= 0 && !strings.ContainsAny(text[i:], ".?!\n") {
+		return true
+	}
+	text = strings.TrimSuffix(strings.TrimRight(text, " $\\([{}*_`"), " be")
+	if text == "" || strings.IndexByte("tTrRnNfF", text[len(text)-1]) < 0 {
+		return false
+	}
+	for _, word := range [...]string{"not", "cannot", "never", "neither", "nor", "rather than", "instead of"} {
+		i := len(text) - len(word)
+		if i >= 0 && strings.EqualFold(text[i:], word) && (i == 0 || !isASCIILetter(text[i-1])) {
+			return true
+		}
+	}
+	return strings.HasSuffix(text, "n't") || strings.HasSuffix(text, "n’t")
 }
 
 func isWord(s string) bool { return letters(s) != "" && strings.Contains(s, `\text`) }
 
-// lastNumeral returns the last number of a text, with the arithmetic, the sign and the percent sign that belong to it.
-func lastNumeral(text string) (string, bool) {
-	const operators = "0123456789.,/*+-^()×÷−"
-	for end := len(text); ; {
-		last := strings.LastIndexAny(text[:end], "0123456789")
-		if last < 0 {
-			return "", false
-		}
-		start := last + 1
-		for start > 0 && last-start < 4*maxDigits {
-			r, size := utf8.DecodeLastRuneInString(text[:start])
-			if !strings.ContainsRune(operators, r) && !(r == ' ' && start > 1 && isGroupSpace(text, start)) {
-				break
-			}
-			start -= size
-		}
-		stop := last + 1
-		if stop < len(text) && text[stop] == '!' && !strings.HasPrefix(text[stop:], "!=") {
-			stop++
-		}
-		s := strings.TrimLeft(text[start:stop], ".,/*+^)× ÷")
-		if strings.Count(s, "(") > strings.Count(s, ")") && strings.HasPrefix(text[stop:], ")") {
-			s += ")"
-		}
-		for strings.Count(s, "(") > strings.Count(s, ")") {
-			i := strings.IndexByte(s, '(')
-			s = s[i+1:]
-		}
-		before, _ := utf8.DecodeLastRuneInString(text[:start])
-		if r := before; start > 0 && (isASCIILetter(byte(min(r, 127))) || r == '_' || r == '\\') {
-			end = start
-			continue
-		}
-		if i := strings.LastIndexAny(s, "-−"); i == 0 && strings.HasPrefix(s, "- ") {
-			s = strings.TrimLeft(s[1:], " ") // the dash of a list
-		}
-		if !isFormula(s) {
-			// keep the last number alone
-			i := strings.LastIndexAny(s, "/*+-^() ×÷−")
-			if i >= 0 {
-				_, size := utf8.DecodeRuneInString(s[i:])
-				s = s[i+size:]
-			}
-			s = strings.TrimLeft(s, ".,")
-		}
-		if s == "" {
-			end = start
-			continue
-		}
-		return withPercent(s, text[stop:]), true
+// lastNumeral returns the last number of a text that it does not deny, as the formula in which it stands: with the
+// percent sign, the signs, names, functions and relations around it, of which it may be a part only.
+func lastNumeral(text string) (stated, bool) {
+	s, ok := lastRun(text)
+	if !ok {
+		return s, false
 	}
+	if i := strings.LastIndexByte(s.text, '='); i >= 0 && !isFormula(s.text) && isFormula(s.text[i+1:]) && !hasTerm(s.text[:i]) {
+		s.text = strings.TrimSpace(s.text[i+1:])
+	}
+	return s, true
 }
 
-// isGroupSpace reports whether the space before position i stands between groups of digits: 1 000.
-func isGroupSpace(text string, i int) bool {
-	return i >= 2 && isDigit(text[i-2]) && countDigits(text[i:]) == 3 && (i < 5 || !isDigit(text[i-5]))
+// lastRun returns the last stretch of mathematics in a text that holds a number and is not denied.
+func lastRun(text string) (stated, bool) {
+	for range 64 {
+		last := strings.LastIndexAny(text, "0123456789")
+		if last < 0 {
+			break
+		}
+		from, to := runAround(text, last)
+		if from < to && !isDenied(text[:from]) {
+			s := strings.TrimSpace(text[from:to])
+			lead := strings.TrimRight(text[:from], " ")
+			if i := strings.LastIndexByte(s, '='); i > 0 && strings.ContainsAny(s[i:], "0123456789") && (isArithmetic(s[:i]) || strings.HasSuffix(lead, "&=")) {
+				s = strings.TrimLeft(s[i+1:], " $")
+			}
+			return stated{text: withPercent(s, text[to:]), plain: strings.IndexByte(s, '\\') < 0}, true
+		}
+		text = text[:from]
+	}
+	return stated{}, false
+}
+
+// isArithmetic reports whether s only computes with numbers, as what stands before the = of 5 x 3 = 15 does.
+func isArithmetic(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == 'x' || c == 'X':
+			after := strings.TrimLeft(s[i+1:], " $")
+			if after == "" || strings.IndexByte("0123456789.(", after[0]) < 0 || (i > 0 && s[i-1] != ' ') != isDigit(s[i+1]) {
+				return false
+			}
+		case isASCIILetter(c) || strings.IndexByte("!<>|&\\", c) >= 0:
+			return false
+		}
+	}
+	return strings.ContainsAny(s, "0123456789")
+}
+
+// runAround returns the stretch of mathematics around the digit at position last, or an empty one where that digit
+// belongs to a name, H2O, or to the power of a unit, cm^2.
+func runAround(text string, last int) (from, to int) {
+	const reach = maxSpan // bytes on either side
+	line := text[:last]
+	base := max(0, last-reach)
+	if i := strings.LastIndexAny(line[base:], "\n\r\t;"); i >= 0 {
+		base += i + 1
+	} else if base > 0 {
+		base += max(0, strings.IndexByte(line[base:], ' '))
+	}
+	if i := strings.LastIndexByte(line[base:], '>'); i > 0 { // <<3*4=12>>12, <answer>12</answer>
+		if j := strings.LastIndexByte(line[base:base+i], '<'); line[base+i-1] == '>' || j >= 0 && strings.Trim(line[base+j+1:base+i], "/abcdefghijklmnopqrstuvwxyz") == "" {
+			base += i + 1
+		}
+	}
+	start := last
+	for start > base && strings.IndexByte("0123456789.,", text[start-1]) >= 0 {
+		start--
+	}
+	text = text[:min(len(text), last+reach)]
+	from, to = wordStart(text, base, last), wordEnd(text, last)
+	if tail := text[last+1 : to]; tail != "" && (isASCIILetter(tail[0]) || tail[0] == '/') && isUnit(tail) || textCommand(tail) > 0 { // 5m², 5/day
+		to = last + 1
+	}
+	if before := text[from:start]; before != "" && !strings.ContainsRune(before, '\\') {
+		c := before[len(before)-1]
+		if name := strings.TrimRight(before, "^{"); c == '_' && !isDigit(before[0]) || isASCIILetter(c) && !isDigit(before[0]) || len(name) < len(before) && name != "" && isUnit(name) && !isDigit(name[len(name)-1]) {
+			return from, from
+		}
+	}
+	// to the right
+	for {
+		next := to + len(text[to:]) - len(strings.TrimLeft(text[to:], " "))
+		if next == to || next == len(text) || strings.IndexByte(".,;:!?", text[to-1]) >= 0 && depth(text[from:to]) <= 0 {
+			break
+		}
+		end := wordEnd(text, next)
+		word := text[next:end]
+		if !isMathWord(word) || isASCIILetter(word[0]) && isUnit(word) {
+			if _, _, ok := scanMagnitude(word); ok {
+				to = next + len(strings.TrimRight(word, ".,;:!?"))
+			}
+			break
+		}
+		to = end
+	}
+	// to the left
+	for from > base {
+		end := base + len(strings.TrimRight(text[base:from], " "))
+		if end == base {
+			break
+		}
+		begin := wordStart(text, base, end-1)
+		word := text[begin:end]
+		if !isMathWord(word) || isMarker(word) && strings.TrimSpace(text[base:begin]) == "" {
+			break
+		}
+		if c := word[len(word)-1]; depth(text[from:to]) >= 0 && !strings.HasSuffix(word, `\!`) && (c == '.' || c == ':' && word != ":" || c == '!' || c == '?' ||
+			c == ',' && !strings.Contains(word, "=") && !strings.HasSuffix(strings.TrimRight(text[base:begin], " "), "=")) {
+			break
+		}
+		from = begin
+	}
+	return trimRun(text, from, to)
+}
+
+// trimRun takes off the ends of a run what says nothing there: punctuation, signs without an operand, emphasis, and
+// brackets without their partner.
+func trimRun(text string, from, to int) (int, int) {
+	for changed := true; changed && from < to; {
+		old := to - from
+		s := strings.TrimRight(text[from:to], ".,:?*_`#$\"'=<>+/×÷ ")
+		s = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(s, " and"), " or"), " -")
+		if depth(s) < 0 {
+			s = strings.TrimRight(s, ")]}")
+		}
+		to = from + len(s)
+		t := strings.TrimLeft(s, ",:?*_`#$\"'=<>+/×÷)& ")
+		for _, lead := range [...]string{"and ", "or ", "- "} {
+			t = strings.TrimPrefix(t, lead)
+		}
+		if depth(t) > 0 {
+			t = strings.TrimLeft(t, "([{")
+		}
+		from = to - len(t)
+		changed = to-from != old
+	}
+	return from, to
+}
+
+// depth returns how many brackets s opens less those it closes.
+func depth(s string) int {
+	n := 0
+	for i := range len(s) {
+		switch s[i] {
+		case '(', '[', '{':
+			n++
+		case ')', ']', '}':
+			n--
+		}
+	}
+	return n
+}
+
+func wordStart(text string, base, i int) int {
+	return base + strings.LastIndexByte(text[base:i], ' ') + 1
+}
+
+func wordEnd(text string, i int) int {
+	end := len(text)
+	if n := strings.IndexAny(text[i:], " \t\r\n;"); n >= 0 {
+		end = i + n
+	}
+	if n := strings.Index(text[i:end], "</"); n >= 0 {
+		end = i + n
+	}
+	return end
+}
+
+// isMathWord reports whether a word of a text is mathematics: it holds no letters but single ones and names of
+// functions.
+func isMathWord(word string) bool {
+	if word == "*" {
+		return true
+	}
+	word = strings.Trim(word, ".,:!?*_`\"'")
+	switch word {
+	case "", "a", "A", "I", "–", "—":
+		return false
+	}
+	for _, r := range word {
+		if r >= utf8.RuneSelf && unicode.IsLetter(r) && !unicode.Is(unicode.Greek, r) {
+			return false
+		}
+	}
+	if i := strings.IndexByte(word, '\\'); i >= 0 && textCommand(word[i:]) == 0 {
+		return true
+	}
+	return words(word, func(w string) bool {
+		switch w {
+		case "sqrt", "pi", "choose", "mod", "minus", "negative", "or", "and":
+			return true
+		}
+		return len(w) == 1 || functions[w] != ""
+	})
+}
+
+// isMarker reports whether word counts the items of a list: "(a)", "2)".
+func isMarker(word string) bool {
+	s, ok := strings.CutSuffix(word, ")")
+	s = strings.TrimPrefix(s, "(")
+	return ok && s != "" && (len(s) == 1 && isASCIILetter(s[0]) || len(s)+1 == len(word) && countDigits(s) == len(s))
 }

@@ -287,6 +287,9 @@ func (p *mathParser) ratio() *node {
 	}
 	n := p.new(opRatio, left)
 	for p.accept(":") {
+		if t := p.peek(); t.kind == tokNum && len(t.text) == 2 && t.text[0] == '0' {
+			n.name = "time" // 2:05
+		}
 		if p.is("=") { // ":=" is "="
 			return left
 		}
@@ -348,6 +351,9 @@ func (p *mathParser) term() *node {
 		case p.peek().kind == tokText:
 			left = p.unit(left)
 		case p.startsFactor():
+			if p.peek().kind == tokNum && left.op == opUnit && left.name != "degree" { // 1 hour 30 minutes
+				return p.fail()
+			}
 			if p.peek().kind == tokNum && left.op == opNum { // "5 6" is two numbers
 				if left.num == nil || !left.num.IsInt() || !p.mixed() {
 					return p.fail()
@@ -943,7 +949,7 @@ func (p *mathParser) bound(name string) *node {
 	for !p.bad {
 		if p.accept("_") {
 			low := p.group()
-			if low.op == opRel && len(low.args) == 2 && low.args[0].op == opVar {
+			if low.op == opRel && len(low.args) == 2 && low.args[0].op == opVar && low.rels[0] == "=" {
 				variable, from = low.args[0], low.args[1]
 			} else {
 				from = low

@@ -325,8 +325,8 @@ func parseSpan(span string, loose bool) (number, bool) {
 	if v, ok := parsePhrase(s, loose); ok {
 		return v, true
 	}
-	cut := strings.LastIndexByte(s, '=') // "3 + 4 = 7", but not "x = 5 or x = 6", nor "2x + 3y = 7"
-	if cut < 0 || isList(s[:cut]) || hasTerm(s[:cut]) {
+	cut := strings.LastIndexByte(s, '=') // "3 + 4 = 7", but not "x = 5 or x = 6", "2x + 3y = 7" nor "x != 5"
+	if cut < 0 || isList(s[:cut]) || hasTerm(s[:cut]) || cut > 0 && strings.IndexByte("!<>", s[cut-1]) >= 0 {
 		return number{}, false
 	}
 	return parsePhrase(s[cut:], loose)
@@ -343,49 +343,6 @@ func parsePhrase(s string, loose bool) (number, bool) {
 		return number{}, false
 	}
 	return n.number()
-}
-
-// lastNumber reads the last number of a text.
-func lastNumber(text string) (v number, found, ok bool) {
-	last := strings.LastIndexAny(text, "0123456789")
-	if last < 0 {
-		return v, false, false
-	}
-	// a window is enough: what belongs to the number, and some typography around it
-	lo, hi := max(0, last-64), min(len(text), last+32)
-	for lo > 0 && last-lo < 4*maxDigits && strings.IndexByte("0123456789,./", text[lo]) >= 0 {
-		lo--
-	}
-	cut := lo > 0
-	if i := strings.LastIndexByte(text[lo:last], '\n'); i >= 0 {
-		lo, cut = lo+i+1, false
-	}
-	if i := strings.IndexByte(text[last:hi], '\n'); i >= 0 {
-		hi = last + i
-	}
-	s := normalise(text[lo:hi])
-	var n numeral
-	for at := 0; ; {
-		start := findNumeral(s, at)
-		if start < 0 {
-			break
-		}
-		next, rest, fine := scanNumeral(s[start:])
-		if !fine {
-			at = start + 1
-			for at < len(s) && isDigit(s[at]) {
-				at++
-			}
-			continue
-		}
-		n, found = next, !(cut && start == 0) // a number cut by the window is longer than any that is read
-		at = len(s) - len(rest)
-	}
-	if !found {
-		return v, false, false
-	}
-	v, ok = n.number()
-	return v, true, ok
 }
 
 // findNumeral returns where in s, from byte from on, the next number starts, its sign and currency included, or -1.
@@ -454,10 +411,19 @@ func isList(s string) bool {
 	return strings.ContainsAny(s, ",;") || strings.Contains(s, " or ") || strings.Contains(s, " and ")
 }
 
-// hasTerm reports whether s holds a multiple of a variable, such as 2x.
+// hasTerm reports whether s computes with a variable: 2x, x + 5.
 func hasTerm(s string) bool {
+	if strings.ContainsAny(s, "²³") {
+		return true
+	}
 	for i := 1; i < len(s); i++ {
 		if isDigit(s[i-1]) && isASCIILetter(s[i]) {
+			return true
+		}
+	}
+	for side := range strings.SplitSeq(s, "=") {
+		if strings.ContainsAny(side, "0123456789") && strings.ContainsAny(side, "+-*/^") && !isArithmetic(side) &&
+			!words(side, func(w string) bool { return len(w) > 1 || isUnit(w) }) {
 			return true
 		}
 	}
@@ -466,7 +432,7 @@ func hasTerm(s string) bool {
 
 // isLead reports whether s can stand before the number it introduces: words, but no mathematics.
 func isLead(s string) bool {
-	if t := strings.TrimRight(s, " "); t != "" && strings.ContainsAny(t[len(t)-1:], "-+/") {
+	if t := strings.TrimRight(s, " ([{"); t != "" && (strings.ContainsAny(t[len(t)-1:], "-+/") || strings.HasSuffix(s, "(") && isASCIILetter(s[len(t)-1]) || strings.Contains(s, "n't")) {
 		return false
 	}
 	for _, r := range s {
@@ -476,7 +442,7 @@ func isLead(s string) bool {
 	}
 	return words(s, func(w string) bool {
 		switch w {
-		case "sqrt", "root", "pi", "log", "ln", "sin", "cos", "tan", "negative", "minus":
+		case "sqrt", "root", "pi", "log", "ln", "sin", "cos", "tan", "negative", "minus", "or", "nor", "not", "cannot", "whether", "choose", "mod":
 			return false
 		}
 		return true
@@ -521,9 +487,10 @@ func goesOn(s string) bool {
 	if t == s && s != "" {
 		return false
 	}
-	for _, link := range [...]string{"or ", "and "} {
-		t = strings.TrimPrefix(t, link)
+	if after, ok := strings.CutPrefix(t, "or "); ok {
+		return !strings.ContainsAny(after, "0123456789")
 	}
+	t = strings.TrimPrefix(t, "and ")
 	if t == "" {
 		return true
 	}

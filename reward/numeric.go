@@ -9,14 +9,14 @@ import (
 //
 // The number is looked for in this order, and the first place that is there decides:
 //
-//  1. the last \boxed{…} whose braces balance
+//  1. the last \boxed{…} whose braces balance, with those that a comma or a word joins to it
 //  2. the line after the last ####
 //  3. the sentence after the last "answer is" or "answer:", in any case, if it holds a digit
 //  4. the whole text, if it is short and states one number
-//  5. the last number of the text
+//  5. the last formula of the text with a number in it, if the text does not say that it is not so
 //
-// Places 1 to 3 must state one number: \boxed{5 6}, \boxed{2\pi} and "the answer is 3 or 4" are wrong answers, not 56,
-// 2 and 3. A text without any number, and an empty box or line, is no answer.
+// All must state one number: \boxed{5 6}, \boxed{2\pi}, "the answer is 3 or 4" and "so it is 9 - 5" are wrong answers,
+// not 56, 2, 3 and 5. A text without any number, and an empty box or line, is no answer.
 //
 // A number is an integer or a decimal with an optional sign (also U+2212), thousands separators (comma, {,}, \, or a
 // thin space between groups of three), an exponent (1e5, 1.5×10^{5}), a fraction (a/b, \frac{a}{b}), a mixed number
@@ -45,14 +45,11 @@ func (Numeric) Verify(ctx context.Context, completion, answer string) (Verdict, 
 				return judge(v.matches(&gold), v.value.RatString()), nil
 			}
 		}
-		v, found, ok := lastNumber(completion)
-		switch {
-		case !found:
+		s, ok := lastRun(completion)
+		if !ok {
 			return Verdict{Outcome: NoAnswer}, nil
-		case !ok:
-			return judge(false, "a number beyond all bounds"), nil
 		}
-		return judge(v.matches(&gold), v.value.RatString()), nil
+		place.text = s.text
 	}
 	text := strings.TrimSpace(place.text)
 	if text == "" {
@@ -67,7 +64,7 @@ func (Numeric) Verify(ctx context.Context, completion, answer string) (Verdict, 
 
 // readGold reads a gold answer: a number, or a worked solution that marks one.
 func readGold(answer string) (number, bool) {
-	if text, ok := lastBoxed(answer); ok {
+	if text, ok := boxedText(answer); ok {
 		return parseSpan(text, false)
 	}
 	if text, ok := afterHashes(answer); ok {
@@ -92,7 +89,7 @@ type place struct {
 }
 
 func findAnswer(text string) place {
-	if t, ok := lastBoxed(text); ok {
+	if t, ok := boxedText(text); ok {
 		return place{marked, t}
 	}
 	if t, ok := afterHashes(text); ok {
@@ -104,53 +101,24 @@ func findAnswer(text string) place {
 	return place{}
 }
 
-// lastBoxed returns the content of the last \boxed{…} with balanced braces, in one pass over text.
-func lastBoxed(text string) (content string, ok bool) {
-	const command = `\boxed`
-	first := strings.Index(text, command)
-	if first < 0 {
-		return "", false
-	}
-	var open []int // where the content of each open box starts, -1 for other braces
-	last := -1
-	for i := first; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			if !strings.HasPrefix(text[i:], command) {
-				i++ // the next byte is escaped
-				continue
-			}
-			i += len(command)
-			for i < len(text) && text[i] == ' ' {
-				i++
-			}
-			if i < len(text) && text[i] == '{' {
-				open = append(open, i+1)
-			} else {
-				i--
-			}
-		case '{':
-			open = append(open, -1)
-		case '}':
-			if len(open) == 0 {
-				continue
-			}
-			start := open[len(open)-1]
-			open = open[:len(open)-1]
-			if start > last {
-				last, content, ok = start, text[start:i], true
-			}
+// boxedText returns the content of the last boxes, without the boxes inside them.
+func boxedText(text string) (content string, ok bool) {
+	for range maxMathDepth {
+		inner, _, fine := boxedGroup(text)
+		if !fine {
+			break
 		}
+		content, text, ok = inner, inner, true
 	}
 	return content, ok
 }
 
 // afterHashes returns the line after the last ####, or the one below when that is blank.
 func afterHashes(text string) (string, bool) {
-	i := strings.LastIndex(text, "####")
-	if i < 0 {
+	if !strings.Contains(text, "####") { // forwards, which is faster
 		return "", false
 	}
+	i := strings.LastIndex(text, "####")
 	return firstLine(text[i+len("####"):]), true
 }
 
@@ -172,7 +140,7 @@ func afterAnswerIs(text string) (string, bool) {
 			return "", false
 		}
 		end = i
-		if start := i + 1 - len(word); start < 0 || !strings.EqualFold(text[start:i+1], word) {
+		if start := i + 1 - len(word); start < 0 || !strings.EqualFold(text[start:i+1], word) || isDenied(text[:start]) {
 			continue
 		}
 		rest := strings.TrimLeft(text[i+1:], " *_`")

@@ -11,12 +11,13 @@ var unitWords = map[string]string{
 	"ml": "ml", "milliliter": "ml", "l": "l", "liter": "l", "litre": "l", "s": "s", "sec": "s", "second": "s", "min": "min", "minute": "min",
 	"h": "h", "hr": "h", "hour": "h", "day": "day", "week": "week", "month": "month", "year": "year", "cent": "cent", "dollar": "dollar",
 	"degree": "degree", "radian": "rad", "rad": "rad", "mph": "mph", "kph": "kph",
+	"am": "am", "pm": "pm", "c": "celsius", "celsius": "celsius", "f": "fahrenheit", "fahrenheit": "fahrenheit",
 }
 
 // otherUnits are words that are units and no product of letters, though nothing is known of them.
 var otherUnits = map[string]bool{
 	"hz": true, "pa": true, "kpa": true, "mol": true, "ev": true, "nm": true, "oz": true, "gal": true, "sq": true, "cu": true, "deg": true,
-	"units": true, "unit": true, "rs": true, "pct": true, "percent": true, "percentage": true, "pm": true, "am": true, "km/h": true, "kmh": true, "usd": true, "eur": true,
+	"units": true, "unit": true, "rs": true, "pct": true, "percent": true, "percentage": true, "km/h": true, "kmh": true, "usd": true, "eur": true,
 }
 
 // isUnitWord reports whether word, in lower case, is a unit.
@@ -32,10 +33,12 @@ func magnitude(phrase string) (power int, rest string) {
 	return 0, phrase
 }
 
+var unitTypography = strings.NewReplacer("/", " per ", ".", "") // m/s, a.m.
+
 // unitOf returns the known unit that a phrase such as "square centimeters" or "cm ^2" names, its power included, or "".
 func unitOf(phrase string) string {
 	known, power := "", ""
-	for word := range strings.FieldsFuncSeq(strings.ReplaceAll(strings.ToLower(phrase), "/", " per "), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
+	for word := range strings.FieldsFuncSeq(unitTypography.Replace(strings.ToLower(phrase)), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
 		switch {
 		case word == "square" || word == "sq":
 			power = "^2"
@@ -55,6 +58,9 @@ func unitOf(phrase string) string {
 	}
 	if known == "mi/h" {
 		return "mph"
+	}
+	if temperature, ok := strings.CutPrefix(known, "degree"); ok && temperature != "" {
+		return temperature
 	}
 	return known + power
 }
