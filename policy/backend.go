@@ -26,8 +26,9 @@ type Backend struct {
 //
 //	"" or "go"      pure Go; fast with GOEXPERIMENT=simd
 //	"onnx[:…]"      ONNX Runtime (default onnx:cpu); build tag onnx
-//	"xla[:…]"       XLA by a PJRT plugin (default xla:cpu); build tag xla. xla:cuda
-//	                finds JAX's or GoMLX's plugin, xla:/path/plugin.so is one;
+//	"xla[:…]"       XLA by a PJRT plugin (default xla:cpu); build tag xla. xla:cpu and
+//	                xla:cuda find one among Python's packages, or GoMLX's;
+//	                xla:/path/plugin.so is one;
 //	                ",deterministic" asks for the same bits every time, ",bf16"
 //	                for products of bfloat16 (weights and all else stay float32)
 //

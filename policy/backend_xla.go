@@ -23,7 +23,8 @@ const deterministic = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level
 // openXLA opens a PJRT plugin. Options are a plugin and what GoMLX's xla
 // backend takes, and "deterministic":
 //
-//	cpu, or nothing     the plugin that GoMLX's installer has put there
+//	cpu, or nothing     pjrt_c_api_cpu_plugin.so of a Python package, else what GoMLX's
+//	                    installer has put there
 //	cuda                JAX's wheel (jax-cuda13-plugin, jax-cuda12-plugin), else GoMLX's
 //	/path/plugin.so     that file
 //
@@ -44,11 +45,11 @@ func openXLA(options string) (compute.Backend, error) {
 			}
 		}
 	}
-	switch plugin {
-	case "":
+	if plugin == "" {
 		plugin = "cpu"
-	case "cuda":
-		if found := jaxPlugin(sitePackages()); found != "" {
+	}
+	if find, ok := plugins[plugin]; ok {
+		if found := find(sitePackages()); found != "" {
 			plugin = found
 		}
 	}
@@ -100,6 +101,20 @@ func sitePackages() []string {
 	add("/usr/local/lib/python3*/site-packages", "/usr/local/lib/python3*/dist-packages", "/usr/lib/python3*/site-packages",
 		"/usr/lib/python3/dist-packages", "/opt/*/lib/python3*/site-packages")
 	return found
+}
+
+// plugins look for what a name stands for among Python's packages.
+var plugins = map[string]func(folders []string) string{"cpu": cpuPlugin, "cuda": jaxPlugin}
+
+// cpuPlugin is the CPU plugin of a package in one of the folders, such as
+// lammps-jax-pjrt-cpu, or "".
+func cpuPlugin(folders []string) string {
+	for _, folder := range folders {
+		if found, err := filepath.Glob(filepath.Join(folder, "*", "pjrt_c_api_cpu_plugin.so")); err == nil && len(found) > 0 {
+			return found[0]
+		}
+	}
+	return ""
 }
 
 // jaxPlugin is the CUDA plugin of JAX's wheel in one of the folders, or "".

@@ -25,7 +25,7 @@ type Engine struct {
 
 	// Each by whether prompts are padded.
 	prefill, step, score, inspect [2]*program
-	resident                      *onDevice // where the backend's memory is its own; else nil
+	resident                      *onDevice // where the device has memory of its own; else nil
 }
 
 // NewEngine opens a device of the backend for models of the given shape. Load
@@ -49,7 +49,7 @@ func NewEngine(b *Backend, c Config) (*Engine, error) {
 			return nil, fmt.Errorf("new engine: %w", err)
 		}
 	}
-	if b.fused {
+	if b.fused && !device.HasSharedBuffers() {
 		if e.resident, err = e.newOnDevice(); err != nil {
 			return nil, fmt.Errorf("new engine: %w", err)
 		}

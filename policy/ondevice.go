@@ -106,9 +106,6 @@ func (e *Engine) buildResidentStep(padded, drawn bool) func([]*Node) []*Node {
 	}
 }
 
-// drawBlock is how many tokens' masses are summed at a time.
-const drawBlock = 128
-
 // draw is Sampling.Choose without truncation for each column of logits [V, N], by a
 // number u from [0, 1) for each: the token [N] and its logprob and entropy [1, N]. A
 // greedy of 1 takes the likeliest. The token is the first at which the sum of
@@ -123,12 +120,14 @@ func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
 	moment := ReduceAndKeep(Where(GreaterThan(e, ZerosLike(e)), Mul(z, e), ZerosLike(e)), ReduceSum, 0)
 	entropy := Sub(logSum, Div(moment, sum))
 
-	blocks := (d.VocabSize + drawBlock - 1) / drawBlock
+	// Masses are summed within blocks, and blocks after that.
+	size := min(128, powerOfTwo(d.VocabSize))
+	blocks := (d.VocabSize + size - 1) / size
 	padded := e
-	if surplus := blocks*drawBlock - d.VocabSize; surplus > 0 {
+	if surplus := blocks*size - d.VocabSize; surplus > 0 {
 		padded = Concatenate([]*Node{e, Zeros(g, shapes.Make(dtypes.Float32, surplus, n))}, 0)
 	}
-	masses := Reshape(padded, blocks, drawBlock, n)
+	masses := Reshape(padded, blocks, size, n)
 	up := func(n int, equal bool) *Node { // 1 where the column comes before the row, or is it
 		shape := shapes.Make(dtypes.Int32, n, n)
 		row, column := Iota(g, shape, 0), Iota(g, shape, 1)
@@ -137,10 +136,10 @@ func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
 		}
 		return ConvertDType(GreaterThan(row, column), dtypes.Float32)
 	}
-	within := Einsum("ij,bjn->bin", up(drawBlock, true), masses)
+	within := Einsum("ij,bjn->bin", up(size, true), masses)
 	before := Dot(up(blocks, false), ReduceSum(masses, 1)).Product()
-	mass := Reshape(Add(within, Reshape(before, blocks, 1, n)), blocks*drawBlock, n)
-	below := ConvertDType(LessOrEqual(mass, BroadcastToDims(Mul(u, sum), blocks*drawBlock, n)), dtypes.Int32)
+	mass := Reshape(Add(within, Reshape(before, blocks, 1, n)), blocks*size, n)
+	below := ConvertDType(LessOrEqual(mass, BroadcastToDims(Mul(u, sum), blocks*size, n)), dtypes.Int32)
 	token := ReduceSum(below, 0) // [N]
 
 	best := ArgMax(logits, 0, dtypes.Int32)
@@ -151,15 +150,18 @@ func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
 	return []*Node{token, logprob, entropy}
 }
 
-// residentCapacity is the size of a cache for a position, a power of two.
-func residentCapacity(position int) int { return max(64, powerOfTwo(position+1)) }
+// residentCapacity is the size of a cache for a position: a power of two, and one of
+// few.
+func residentCapacity(position, longest int) int {
+	return max(min(64, powerOfTwo(longest)), powerOfTwo(position+1))
+}
 
 // residentStep computes and remembers a step. Tokens are drawn on the device where the
 // whole distribution counts and nobody asks for the logits.
 func (g *generation) residentStep(tokens []int32, position int, s Sampling, prompts []Prompt) (look, error) {
 	e := g.engine
 	if position >= g.capacity {
-		if err := g.growResident(residentCapacity(position)); err != nil {
+		if err := g.growResident(residentCapacity(position, s.MaxCompletionLength)); err != nil {
 			return nil, err
 		}
 	}
