@@ -160,7 +160,7 @@ func gradientOf(t *testing.T, trainer *Trainer, samples []Sample, l Learning) We
 			t.Fatal(err)
 		}
 	}
-	sum, _, err := trainer.residentGradient(ctx, newDivided(trainer.state.Config, samples, l), l)
+	sum, _, err := trainer.residentGradient(ctx, newDivided(trainer.state.Config, samples, l, true), l)
 	if err != nil {
 		t.Fatal(err)
 	}

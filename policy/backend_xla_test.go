@@ -3,21 +3,28 @@
 package policy
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// pluginOfCPU is the PJRT plugin that GRADUS_PJRT_PLUGIN names. Its memory is kept apart
-// from the host's, as a GPU's is.
+// pluginOfCPU is the PJRT plugin for the CPU among Python's packages. Its memory is kept
+// apart from the host's, as a GPU's is.
 func pluginOfCPU(t *testing.T) string {
-	plugin := os.Getenv("GRADUS_PJRT_PLUGIN")
+	plugin := cpuPlugin(sitePackages())
 	if plugin == "" {
 		if os.Getenv("CI") != "" {
-			t.Fatal("GRADUS_PJRT_PLUGIN is not set, want the path of a PJRT plugin for the CPU")
+			t.Fatal("no PJRT plugin for the CPU: want interop/requirements-xla.txt installed and its folder in PYTHONPATH")
 		}
-		t.Skip("GRADUS_PJRT_PLUGIN is not set")
+		t.Skip("no PJRT plugin for the CPU")
 	}
 	return "xla:" + plugin + ",shared_buffers=false"
 }
@@ -33,6 +40,74 @@ func TestCheckpointingAgreesWithGo(t *testing.T) {
 	l := DefaultLearning()
 	l.GradientCheckpointing = true
 	agreesWithGo(t, pluginOfCPU(t), l, "one layer", "tied")
+}
+
+// A failure at the second optimizer step leaves the policy as it was before the update,
+// also where the device had gone on from what the host has.
+func TestResidentStateComesBack(t *testing.T) {
+	ctx, c := context.Background(), tinyModels["one layer"]
+	w := tinyWeights(c, 5)
+	b, err := OpenBackend(pluginOfCPU(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trainer, err := NewTrainer(b, &State{Config: c, Weights: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer trainer.Close()
+	good := testSamples(t, c, w, 1)[4]
+	bad := good
+	bad.OldLogProbs, bad.Advantages = slices.Repeat([]float32{-300}, len(bad.Completion)), slices.Repeat([]float32{-1}, len(bad.Completion))
+	l := DefaultLearning()
+	l.LearningRate, l.MiniBatchSize = 1e-2, 1
+	before := must(trainer.State())
+	for range 2 {
+		if _, err := trainer.Update(ctx, []Sample{good, bad}, l); !errors.Is(err, ErrNotFinite) {
+			t.Errorf("error %v, want %v", err, ErrNotFinite)
+		}
+		if diff := cmp.Diff(before, must(trainer.State())); diff != "" {
+			t.Errorf("the state changed:\n%s", diff)
+		}
+		if _, err := trainer.Update(ctx, []Sample{good}, l); err != nil {
+			t.Fatal(err)
+		}
+		after := must(trainer.State())
+		if after.Step != before.Step+1 || cmp.Equal(before.Weights, after.Weights) {
+			t.Errorf("step %d after %d, with other weights: %v", after.Step, before.Step, !cmp.Equal(before.Weights, after.Weights))
+		}
+		before = after
+	}
+}
+
+// Products of bfloat16 are right to two digits or so.
+func TestHalfIsNear(t *testing.T) {
+	c := tinyModels["grouped"]
+	w, rows := tinyWeights(c, 5), raggedRows(c, 3)
+	score := func(spec string) []Scored {
+		b, err := OpenBackend(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := NewEngine(b, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		if err := e.Load(w); err != nil {
+			t.Fatal(err)
+		}
+		return must(e.Score(context.Background(), rows, 1))
+	}
+	same := true
+	want, got := score("go"), score(pluginOfCPU(t)+",bf16")
+	for i := range want {
+		closeTo(t, fmt.Sprintf("row %d", i), got[i].LogProbs, widen(want[i].LogProbs), 0.1)
+		same = same && cmp.Equal(want[i], got[i], cmpopts.EquateApprox(0, 1e-4))
+	}
+	if same {
+		t.Error("bf16 changes nothing")
+	}
 }
 
 func TestJAXPluginIsFound(t *testing.T) {

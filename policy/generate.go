@@ -254,7 +254,11 @@ func (g *generation) step(tokens []int32, position int, s Sampling, prompts []Pr
 		return g.residentStep(tokens, position, s, prompts)
 	}
 	if position >= g.capacity {
-		if err := g.resize(capacity(position)); err != nil {
+		n := capacity(position)
+		if g.engine.decoder.fused {
+			n = fewCapacities(position, s.MaxCompletionLength)
+		}
+		if err := g.resize(n); err != nil {
 			return nil, err
 		}
 	}

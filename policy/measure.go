@@ -24,8 +24,8 @@ type Measured struct {
 
 // Measure is Bench with one engine and one shard, as a device of its own has
 // them, and with what sampler and trainer think of the same tokens. Rows are
-// drawn by the sampler at temperature 1; every round is an update of them.
-func Measure(ctx context.Context, b *Backend, w Workload, rounds, microBatch int) (Measured, error) {
+// drawn by the sampler at temperature 1; every round is an update of them as l has it.
+func Measure(ctx context.Context, b *Backend, w Workload, rounds int, l Learning) (Measured, error) {
 	m := Measured{Backend: b.String(), Parameters: w.Config.Parameters()}
 	engines, release, err := w.engines(b, 1)
 	if err != nil {
@@ -69,8 +69,6 @@ func Measure(ctx context.Context, b *Backend, w Workload, rounds, microBatch int
 	release() // the update has the device for itself
 	release = func() {}
 
-	l := DefaultLearning()
-	l.Shards, l.MaxTokensPerMicroBatch = 1, microBatch
 	trainer, err := NewTrainer(b, &State{Config: w.Config, Weights: NewWeights(w.Config, 1)})
 	if err != nil {
 		return m, err

@@ -36,6 +36,9 @@ type Demand struct {
 	Learning                       Learning
 	Engines                        int // that generate side by side
 	ActivationBytes                int // per number: 4 for float32, 2 for bfloat16
+	// Compiled is a backend that compiles (XLA): the device keeps the moments and the sum
+	// of the gradients, and reads the vocabulary in pieces.
+	Compiled bool
 }
 
 // MemoryPlan is the peak of an update and of generating, apart for the device
@@ -108,6 +111,18 @@ func (d Demand) Plan() MemoryPlan {
 			Gradients: shards * trained,
 		},
 	}
+	if d.Compiled {
+		at := &plan.Update
+		at.Device.Moments = 2 * trained
+		at.Device.Gradients = 2 * trained // of a micro-batch, and their sum
+		at.Device.Weights, at.Host.Gradients = weights+adapters, 0
+		layers := c.NumHiddenLayers
+		if d.Learning.GradientCheckpointing { // one at a time, and what each begins with
+			layers = 1
+		}
+		at.Device.Activations = int64(d.ActivationBytes) * int64(layers*c.activations(b)+c.NumHiddenLayers*c.HiddenSize*b.tokens())
+		at.Device.Logits = int64(4 * 4 * min(readFloats, c.VocabSize*b.columns()))
+	}
 	engines := int64(d.Engines)
 	sampled := d.largest(d.sampledBatches())
 	prefill := batch{prompts: sampled.prompts, prefix: sampled.prefix}
@@ -141,7 +156,7 @@ func (d Demand) groups() []group {
 
 // microBatches cuts an update as a Trainer does.
 func (d Demand) microBatches() []batch {
-	return slices.Concat(d.Config.microBatches(d.groups(), slices.Repeat([]int{d.CompletionLength}, d.Prompts*d.Samples), d.Learning)...)
+	return slices.Concat(d.Config.microBatches(d.groups(), slices.Repeat([]int{d.CompletionLength}, d.Prompts*d.Samples), d.Learning, d.Compiled)...)
 }
 
 // sampledBatches cuts a generation as an Engine does.

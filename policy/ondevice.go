@@ -150,9 +150,9 @@ func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
 	return []*Node{token, logprob, entropy}
 }
 
-// residentCapacity is the size of a cache for a position: a power of two, and one of
-// few.
-func residentCapacity(position, longest int) int {
+// fewCapacities is the size of a cache for a position where each is compiled for: a
+// power of two.
+func fewCapacities(position, longest int) int {
 	return max(min(64, powerOfTwo(longest)), powerOfTwo(position+1))
 }
 
@@ -161,7 +161,7 @@ func residentCapacity(position, longest int) int {
 func (g *generation) residentStep(tokens []int32, position int, s Sampling, prompts []Prompt) (look, error) {
 	e := g.engine
 	if position >= g.capacity {
-		if err := g.growResident(residentCapacity(position, s.MaxCompletionLength)); err != nil {
+		if err := g.growResident(fewCapacities(position, s.MaxCompletionLength)); err != nil {
 			return nil, err
 		}
 	}

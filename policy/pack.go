@@ -15,13 +15,19 @@ const maxPadding = 0.1
 //
 // Without a budget of tokens, batches are as large as memory of a fixed size
 // allows and rows of one prompt stay together. With one they are packed by
-// length: see packed.
-func (c Config) microBatches(all []group, lengths []int, l Learning) [][]batch {
+// length: see packed, and boxed where each shape is compiled for seconds.
+func (c Config) microBatches(all []group, lengths []int, l Learning, compiled bool) [][]batch {
 	shards := make([][]batch, l.Shards)
 	if l.MaxTokensPerMicroBatch == 0 {
 		width := width(all, l.Shards)
 		for i, part := range deal(split(all, width), l.Shards) {
 			shards[i] = batches(part, width, c.fitsGradient(gradientFloats))
+		}
+		return shards
+	}
+	if compiled {
+		for i, part := range deal(fewestTokens(all, lengths), l.Shards) {
+			shards[i] = boxed(part, l.MaxTokensPerMicroBatch)
 		}
 		return shards
 	}
@@ -111,6 +117,72 @@ func packed(all []group, lengths []int, budget int) []batch {
 		b.groups = sorted[from : from+b.prompts]
 		from += b.prompts
 		list = append(list, b)
+	}
+	return list
+}
+
+// coarse rounds n up to one of so many sizes an octave, a power of two of them, from
+// 16 on.
+func coarse(n, sizes int) int {
+	n = max(n, 16)
+	step := powerOfTwo(n) / 2 / sizes
+	return (n + step - 1) / step * step
+}
+
+// box is the batch of one group in coarse sizes.
+func box(g group) batch {
+	return batch{1, powerOfTwo(len(g.rows)), coarse(len(g.prompt)-1, 1), coarse(g.longest, 4), nil}
+}
+
+// fewestTokens is byLength at the power of two of rows with the fewest tokens to
+// compute in boxes.
+func fewestTokens(all []group, lengths []int) []group {
+	widest := 1
+	for _, g := range all {
+		widest = max(widest, len(g.rows))
+	}
+	var best []group
+	least := -1
+	for n := 1; n <= widest; n *= 2 {
+		cut := byLength(all, n, lengths)
+		computed := 0
+		for _, g := range cut {
+			computed += box(g).tokens()
+		}
+		if least < 0 || computed < least {
+			best, least = cut, computed
+		}
+	}
+	return best
+}
+
+// boxed makes batches of few shapes out of groups: those with prompts of a size go
+// together, the longest completions first, as many as the budget of tokens, padding
+// included, has room for; one group is a batch even if it is larger. Numbers of
+// prompts are powers of two, without empty places.
+func boxed(all []group, budget int) []batch {
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b group) int {
+		x, y := box(a), box(b)
+		return cmp.Or(y.samples-x.samples, y.prefix-x.prefix, b.longest-a.longest)
+	})
+	var list []batch
+	for from := 0; from < len(sorted); {
+		b := box(sorted[from])
+		for next := b; next.tokens() <= budget; next.prompts *= 2 {
+			b.prompts = next.prompts
+		}
+		n := 1
+		for n < b.prompts && from+n < len(sorted) {
+			if next := box(sorted[from+n]); next.samples != b.samples || next.prefix != b.prefix {
+				break
+			}
+			n++
+		}
+		n = powerOfTwo(n/2 + 1) // the greatest that is not above it
+		b.prompts, b.groups = n, sorted[from:from+n]
+		list = append(list, b)
+		from += n
 	}
 	return list
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -72,7 +73,7 @@ func TestPackedRows(t *testing.T) {
 		l.MaxTokensPerMicroBatch = 16384
 		seen := make([]int, len(lengths))
 		padded, used := 0, 0
-		for _, shard := range c.microBatches(all, lengths, l) {
+		for _, shard := range c.microBatches(all, lengths, l, false) {
 			for _, b := range shard {
 				if b.tokens() > l.MaxTokensPerMicroBatch {
 					t.Errorf("seed %d: batch of %d tokens", seed, b.tokens())
@@ -101,13 +102,58 @@ func TestPackedRows(t *testing.T) {
 	}
 }
 
+// Boxes hold every row once, within the budget, and a run meets few of their shapes.
+func TestBoxedRows(t *testing.T) {
+	c := tinyModels["grouped"]
+	shapes := map[[4]int]bool{}
+	for seed := range uint64(50) {
+		all, lengths := mathLengths(seed, 64, 8)
+		l := DefaultLearning()
+		l.MaxTokensPerMicroBatch = 16384
+		seen := make([]int, len(lengths))
+		for _, b := range slices.Concat(c.microBatches(all, lengths, l, true)...) {
+			if b.tokens() > l.MaxTokensPerMicroBatch && b.prompts > 1 {
+				t.Errorf("seed %d: batch of %d tokens", seed, b.tokens())
+			}
+			if len(b.groups) > b.prompts {
+				t.Errorf("seed %d: %d groups in a batch of %d", seed, len(b.groups), b.prompts)
+			}
+			for _, g := range b.groups {
+				if len(g.prompt)-1 > b.prefix || len(g.rows) > b.samples {
+					t.Errorf("seed %d: a group of %d rows and %d prompt tokens in a batch of %d and %d", seed, len(g.rows), len(g.prompt), b.samples, b.prefix)
+				}
+			}
+			b.each(func(row, _ int) {
+				seen[row]++
+				if lengths[row] > b.completion {
+					t.Errorf("seed %d: row of %d tokens in a batch of %d", seed, lengths[row], b.completion)
+				}
+			})
+			shapes[[4]int{b.prompts, b.samples, b.prefix, b.completion}] = true
+		}
+		for row, n := range seen {
+			if n != 1 {
+				t.Errorf("seed %d: row %d is in %d places", seed, row, n)
+			}
+		}
+	}
+	if len(shapes) > 150 {
+		t.Errorf("50 steps have %d shapes", len(shapes))
+	}
+}
+
 // What a budget of tokens saves on lengths like GSM8K's: the share of padding,
 // the tokens computed over those there are with every prompt once, and the
 // number of micro-batches and of shapes to compile.
 func BenchmarkPacking(b *testing.B) {
 	c := Workloads()["small"].Config
-	for _, budget := range []int{0, 4096, 16384, 65536} {
-		b.Run(fmt.Sprint(budget), func(b *testing.B) {
+	for _, budget := range []int{0, 4096, -16384, 16384, 65536} { // -16384: in boxes
+		name, compiled := fmt.Sprint(budget), budget < 0
+		if compiled {
+			budget = -budget
+			name = fmt.Sprint("boxed ", budget)
+		}
+		b.Run(name, func(b *testing.B) {
 			var padded, used, real, count int
 			shapes := map[[4]int]bool{}
 			steps := 0
@@ -116,7 +162,7 @@ func BenchmarkPacking(b *testing.B) {
 				steps++
 				l := DefaultLearning()
 				l.MaxTokensPerMicroBatch = budget
-				for _, shard := range c.microBatches(all, lengths, l) {
+				for _, shard := range c.microBatches(all, lengths, l, compiled) {
 					for _, m := range shard {
 						padded += m.tokens()
 						used += m.used(lengths)

@@ -125,7 +125,7 @@ func (t *Trainer) updateResident(ctx context.Context, parts [][]Sample, l Learni
 func (t *Trainer) residentStep(ctx context.Context, samples []Sample, l Learning, m *metrics) error {
 	r, s := t.resident, t.shards[0]
 	step := r.step + 1
-	d := newDivided(t.state.Config, samples, l)
+	d := newDivided(t.state.Config, samples, l, true)
 	sum, loss, err := t.residentGradient(ctx, d, l)
 	defer func() { release(sum...) }()
 	if err != nil {

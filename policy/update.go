@@ -326,7 +326,7 @@ func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample,
 // parts at the same time; the parts are summed in the shards' order.
 func (t *Trainer) gradient(ctx context.Context, s *State, samples []Sample, l Learning, m *metrics) (Weights, error) {
 	c := t.state.Config
-	d := newDivided(c, samples, l)
+	d := newDivided(c, samples, l, false)
 	sums := make([]Weights, l.Shards)
 	losses := make([]float64, l.Shards)
 	work, ctx := errgroup.WithContext(ctx)
@@ -396,13 +396,13 @@ type divided struct {
 	statistics []tokenStatistics // by sample
 }
 
-func newDivided(c Config, samples []Sample, l Learning) *divided {
+func newDivided(c Config, samples []Sample, l Learning, compiled bool) *divided {
 	all := groups(len(samples), func(i int) ([]int32, int) { return samples[i].Prompt, len(samples[i].Completion) })
 	lengths := make([]int, len(samples))
 	for i, s := range samples {
 		lengths[i] = len(s.Completion)
 	}
-	return &divided{c, samples, lengths, tokenWeights(samples, l), c.microBatches(all, lengths, l), make([]tokenStatistics, len(samples))}
+	return &divided{c, samples, lengths, tokenWeights(samples, l), c.microBatches(all, lengths, l, compiled), make([]tokenStatistics, len(samples))}
 }
 
 // count adds the mini-batch to the metrics.

@@ -16,7 +16,9 @@ import (
 // figures as JSON; bench/gpu.sh sets them beside PyTorch's.
 func modelBenchCommand() *cobra.Command {
 	var backend string
-	var rounds, microBatch int
+	var rounds int
+	l := policy.DefaultLearning()
+	l.Shards = 1
 	var w policy.Workload
 	c := &cobra.Command{
 		Use:   "model SHAPE",
@@ -39,7 +41,7 @@ func modelBenchCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			m, err := policy.Measure(cmd.Context(), b, known, rounds, microBatch)
+			m, err := policy.Measure(cmd.Context(), b, known, rounds, l)
 			if err != nil {
 				return err
 			}
@@ -49,7 +51,8 @@ func modelBenchCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&backend, "backend", "go", "go, onnx or xla")
 	f.IntVar(&rounds, "rounds", 5, "of which the best counts")
-	f.IntVar(&microBatch, "max-tokens-per-micro-batch", 0, "tokens of a micro-batch; 0 as small policies have it")
+	f.IntVar(&l.MaxTokensPerMicroBatch, "max-tokens-per-micro-batch", 0, "tokens of a micro-batch; 0 as small policies have it")
+	f.BoolVar(&l.GradientCheckpointing, "gradient-checkpointing", false, "layers are computed again on the way back; xla alone")
 	f.IntVar(&w.Prompts, "prompts", 0, "prompts; 0 as the shape has it, and so below")
 	f.IntVar(&w.Samples, "num-generations", 0, "completions of a prompt")
 	f.IntVar(&w.PromptLength, "prompt-length", 0, "tokens of a prompt")

@@ -56,8 +56,9 @@ func memoryCommand(t *target) *cobra.Command {
 	f.IntVar(&d.Learning.Shards, "shards", 1, "gradient shards of a worker")
 	f.IntVar(&d.Engines, "engines", 1, "engines that generate side by side")
 	f.IntVar(&d.Learning.MaxTokensPerMicroBatch, "max-tokens-per-micro-batch", 0, "tokens of a micro-batch; 0 as small policies have it")
+	f.BoolVar(&d.Learning.GradientCheckpointing, "gradient-checkpointing", false, "layers are computed again on the way back; xla alone")
 	f.IntVar(&d.Learning.LoRARank, "lora-r", 0, "rank of the LoRA adapters; 0 updates all weights")
-	f.StringVar(&o.dtype, "dtype", "float32", "of activations: float32, or bfloat16 to plan for it; the backends compute in float32")
+	f.StringVar(&o.dtype, "dtype", "float32", "of activations: float32, or bfloat16 as an estimate of what xla:cuda,bf16 keeps")
 	f.StringVar(&o.backend, "backend", "go", "go, onnx or xla")
 	f.StringVar(&o.limit, "memory", "", "what the device has, such as 80GiB: says the largest micro-batch that fits, and fails where the plan does not")
 	return c
@@ -90,6 +91,7 @@ func (o memoryOptions) report(model, output string, w io.Writer) error {
 	// What one place holds: the device, with the host's part where that is the same.
 	total := func(p policy.Places) int64 { return p.Device.Total() }
 	name, options, _ := strings.Cut(o.backend, ":")
+	d.Compiled = name == "xla"
 	switch {
 	case name == "go", name == "onnx", name == "xla" && (options == "" || options == "cpu"):
 		total = func(p policy.Places) int64 { return p.Device.Add(p.Host).Total() }
