@@ -29,6 +29,24 @@ func pluginOfCPU(t *testing.T) string {
 	return "xla:" + plugin + ",shared_buffers=false"
 }
 
+func TestXLAAsTransformers(t *testing.T) {
+	b, err := OpenBackend(pluginOfCPU(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asTransformers(t, func(t testing.TB, c Config, w Weights) *Engine {
+		e, err := NewEngine(b, c)
+		if err == nil {
+			t.Cleanup(e.Close)
+			err = e.Load(w)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	})
+}
+
 // Compiling takes most of the time: two models show all that differs.
 func TestXLAAgreesWithGo(t *testing.T) {
 	defer func(n int) { readFloats = n }(readFloats)

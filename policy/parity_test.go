@@ -45,7 +45,9 @@ type expectation struct {
 }
 
 // Log-probabilities and greedy completions are those of transformers.
-func TestAsTransformers(t *testing.T) {
+func TestAsTransformers(t *testing.T) { asTransformers(t, newTestEngine) }
+
+func asTransformers(t *testing.T, newEngine func(testing.TB, Config, Weights) *Engine) {
 	for name, m := range models {
 		t.Run(name, func(t *testing.T) {
 			s := readModel(t, name)
@@ -63,7 +65,7 @@ func TestAsTransformers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := newTestEngine(t, s.Config, s.Weights)
+			e := newEngine(t, s.Config, s.Weights)
 			for _, x := range want {
 				rows := []Row{{x.Prompt, x.Greedy}}
 				for id := range s.Config.VocabSize {
