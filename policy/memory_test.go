@@ -32,6 +32,16 @@ func TestPlanCounts(t *testing.T) {
 			t.Errorf("%s: %d bytes, want %d", name, c.got, c.want)
 		}
 	}
+	d.Compiled = true
+	compiled := d.Plan().Update
+	if want := int64(2 * 4 * weights); compiled.Device.Moments != want || compiled.Device.Gradients != want || compiled.Device.Weights != 4*weights {
+		t.Errorf("compiled: %+v, want moments and gradients of %d bytes on the device", compiled.Device, want)
+	}
+	d.Learning.GradientCheckpointing = true
+	if kept := d.Plan().Update.Device.Activations; kept > compiled.Device.Activations/10 {
+		t.Errorf("with layers computed again: activations of %d bytes, of %d else", kept, compiled.Device.Activations)
+	}
+	d.Compiled, d.Learning.GradientCheckpointing = false, false
 	d.Learning.LoRARank = 16
 	// r·(in+out) of the seven matrices of a layer.
 	adapter := int64(24 * 16 * ((896 + 896) + 2*(896+128) + (896 + 896) + 3*(896+4864)))

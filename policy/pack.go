@@ -15,19 +15,25 @@ const maxPadding = 0.1
 //
 // Without a budget of tokens, batches are as large as memory of a fixed size
 // allows and rows of one prompt stay together. With one they are packed by
-// length: see packed, and boxed where each shape is compiled for seconds.
+// length: see packed. Where each shape is compiled for seconds they are boxed, by a
+// budget of about that memory where there is none.
 func (c Config) microBatches(all []group, lengths []int, l Learning, compiled bool) [][]batch {
 	shards := make([][]batch, l.Shards)
+	if compiled {
+		budget := l.MaxTokensPerMicroBatch
+		if budget == 0 {
+			one := batch{prompts: 1, samples: 1, completion: 1}
+			budget = max(256, gradientFloats/(c.NumHiddenLayers*c.activations(one)+8*c.VocabSize))
+		}
+		for i, part := range deal(fewestTokens(all, lengths), l.Shards) {
+			shards[i] = boxed(part, budget)
+		}
+		return shards
+	}
 	if l.MaxTokensPerMicroBatch == 0 {
 		width := width(all, l.Shards)
 		for i, part := range deal(split(all, width), l.Shards) {
 			shards[i] = batches(part, width, c.fitsGradient(gradientFloats))
-		}
-		return shards
-	}
-	if compiled {
-		for i, part := range deal(fewestTokens(all, lengths), l.Shards) {
-			shards[i] = boxed(part, l.MaxTokensPerMicroBatch)
 		}
 		return shards
 	}
