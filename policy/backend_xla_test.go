@@ -57,7 +57,7 @@ func TestXLAAgreesWithGo(t *testing.T) {
 func TestCheckpointingAgreesWithGo(t *testing.T) {
 	l := DefaultLearning()
 	l.GradientCheckpointing = true
-	agreesWithGo(t, pluginOfCPU(t), l, "one layer", "tied")
+	agreesWithGo(t, pluginOfCPU(t), l, "tied")
 }
 
 // A failure at the second optimizer step leaves the policy as it was before the update,

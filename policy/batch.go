@@ -99,6 +99,17 @@ const (
 	cacheFloats    = 64 << 20
 )
 
+// deviceFloats is the same for scoring and for keys and values on a device with memory
+// of its own.
+const deviceFloats = 512 << 20
+
+// tokensWithin is how many tokens take about so many floats, those of so many layers
+// and so many besides for each, without attention.
+func (c Config) tokensWithin(floats, layers, perToken int) int {
+	one := batch{prompts: 1, samples: 1, completion: 1}
+	return max(256, floats/(layers*c.activations(one)+perToken))
+}
+
 // activations is about how many floats the batch holds per layer.
 func (c Config) activations(b batch) int {
 	sequences := b.prompts * b.samples

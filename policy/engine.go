@@ -205,9 +205,7 @@ func (e *Engine) forward(ctx context.Context, programs [2]*program, rows []Row, 
 			return fmt.Errorf("row %d: %w", i, err)
 		}
 	}
-	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
-	samples := width(all, 1)
-	for _, b := range batches(split(all, samples), samples, c.fits(scoreFloats)) {
+	for _, b := range e.forwardBatches(programs == e.inspect, rows) {
 		datasets.Progress(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
@@ -221,6 +219,28 @@ func (e *Engine) forward(ctx context.Context, programs [2]*program, rows []Row, 
 		}
 	}
 	return nil
+}
+
+// forwardBatches cuts rows into batches; whole is whether all logits are asked for.
+func (e *Engine) forwardBatches(whole bool, rows []Row) []batch {
+	c := e.decoder.Config
+	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
+	if !e.decoder.fused {
+		samples := width(all, 1)
+		return batches(split(all, samples), samples, c.fits(scoreFloats))
+	}
+	lengths := make([]int, len(rows))
+	for i, r := range rows {
+		lengths[i] = len(r.Completion)
+	}
+	floats, logits := scoreFloats, 0
+	if e.resident != nil {
+		floats = deviceFloats
+	}
+	if whole {
+		logits = 4 * c.VocabSize
+	}
+	return boxed(fewestTokens(all, lengths), c.tokensWithin(floats, 1, logits))
 }
 
 func (e *Engine) forwardBatch(programs [2]*program, b batch, rows []Row, temperature float64) ([][]float32, error) {

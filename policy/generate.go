@@ -65,7 +65,14 @@ func (e *Engine) Generate(ctx context.Context, prompts []Prompt, s Sampling, pro
 			progress(done, len(prompts))
 		}
 	}
-	for _, b := range batches(split(all, samples), samples, c.fitsCache(cacheFloats)) {
+	floats := cacheFloats
+	if e.resident != nil {
+		floats = deviceFloats
+	}
+	for _, b := range batches(split(all, samples), samples, c.fitsCache(floats)) {
+		if e.decoder.fused { // few shapes
+			b.prompts, b.prefix = powerOfTwo(b.prompts), powerOfTwo(max(16, b.prefix))
+		}
 		if err := e.generateBatch(ctx, b, prompts, s, result, finished); err != nil {
 			return nil, fmt.Errorf("generate: %w", err)
 		}
@@ -175,7 +182,11 @@ func (g *generation) prefill(ctx context.Context) error {
 	}
 	var tokens []int32
 	tokens, g.bias = b.promptTokens()
-	fits := c.fits(scoreFloats)
+	floats := scoreFloats
+	if resident {
+		floats = deviceFloats
+	}
+	fits := c.fits(floats)
 	chunk := b.prompts
 	for chunk > 1 && !fits(batch{prompts: chunk, prefix: b.prefix}) {
 		chunk = (chunk + 1) / 2
@@ -360,6 +371,9 @@ func (g *generation) remember(step []*tensors.Tensor, position int) error {
 // returns the tokens at their new places. Sizes are powers of two, so that few
 // shapes compile.
 func (g *generation) compact(tokens []int32) ([]int32, error) {
+	if g.engine.decoder.fused && len(g.rows) <= 8 {
+		return tokens, nil // another shape takes longer to compile than it saves
+	}
 	b := g.batch
 	live := make([][]int, b.prompts) // places by prompt
 	for place, row := range g.rows {

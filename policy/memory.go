@@ -126,7 +126,11 @@ func (d Demand) Plan() MemoryPlan {
 	engines := int64(d.Engines)
 	sampled := d.largest(d.sampledBatches())
 	prefill := batch{prompts: sampled.prompts, prefix: sampled.prefix}
-	for fits := c.fits(scoreFloats); prefill.prompts > 1 && !fits(prefill); {
+	floats := scoreFloats
+	if d.Compiled {
+		floats = deviceFloats
+	}
+	for fits := c.fits(floats); prefill.prompts > 1 && !fits(prefill); {
 		prefill.prompts = (prefill.prompts + 1) / 2
 	}
 	rows := sampled.prompts * sampled.samples
@@ -164,7 +168,11 @@ func (d Demand) sampledBatches() []batch {
 	all := d.groups()
 	all = all[:(len(all)+d.Engines-1)/d.Engines]
 	samples := width(all, 1)
-	return batches(split(all, samples), samples, d.Config.fitsCache(cacheFloats))
+	floats := cacheFloats
+	if d.Compiled {
+		floats = deviceFloats
+	}
+	return batches(split(all, samples), samples, d.Config.fitsCache(floats))
 }
 
 // largest is the batch with the most activations.

@@ -22,8 +22,7 @@ func (c Config) microBatches(all []group, lengths []int, l Learning, compiled bo
 	if compiled {
 		budget := l.MaxTokensPerMicroBatch
 		if budget == 0 {
-			one := batch{prompts: 1, samples: 1, completion: 1}
-			budget = max(256, gradientFloats/(c.NumHiddenLayers*c.activations(one)+8*c.VocabSize))
+			budget = c.tokensWithin(gradientFloats, c.NumHiddenLayers, 8*c.VocabSize)
 		}
 		for i, part := range deal(fewestTokens(all, lengths), l.Shards) {
 			shards[i] = boxed(part, budget)
