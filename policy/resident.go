@@ -28,10 +28,11 @@ type resident struct {
 	zeros, norm, apply *program
 }
 
-// inhabit brings the state to the device.
+// inhabit brings the state to the device. After an error the Trainer must leave it.
 func (t *Trainer) inhabit() (err error) {
 	device, c := t.shards[0].device, t.state.Config
 	r := &resident{slots: c.slots(), step: t.state.Step}
+	t.resident = r
 	if t.state.Adapter != nil {
 		if r.base, err = upload(device, r.slots, t.state.Weights); err != nil {
 			return err
@@ -55,7 +56,6 @@ func (t *Trainer) inhabit() (err error) {
 			return err
 		}
 	}
-	t.resident = r
 	return nil
 }
 

@@ -73,6 +73,12 @@ func upload(device compute.Backend, slots []slot, w Weights) ([]*tensors.Tensor,
 		if inputs[i], err = matrix(device, data, s.rows, s.columns); err != nil {
 			return nil, fmt.Errorf("upload %s: %w", w[s.tensor].Name, err)
 		}
+		if !device.HasSharedBuffers() { // the host needs no copy of it
+			if err := inputs[i].MaterializeOnDevice(device, false, 0); err != nil {
+				return nil, fmt.Errorf("upload %s: %w", w[s.tensor].Name, err)
+			}
+			inputs[i].FinalizeLocal()
+		}
 	}
 	return inputs, nil
 }
