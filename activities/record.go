@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,10 +14,12 @@ import (
 )
 
 // StepRecord is what runs/<id>/steps/<step>.json holds: where to find all
-// that a step left behind. Of the step that a fork starts from, only what the
+// that a step left behind. One that is amended has a key of its own, so that
+// whoever was given up while writing an earlier one cannot write over it. Of the step that a fork starts from, only what the
 // fork goes on with is there.
 type StepRecord struct {
 	Step       int          `json:"step"`
+	Amended    int          `json:"amended,omitempty"` // how often it was recorded again, when a plan was tuned between two steps
 	Plan       datasets.Ref `json:"plan"` // that the steps to come follow
 	Rounds     []Round      `json:"rounds"`
 	Selections datasets.Ref `json:"selections"`
@@ -41,13 +44,39 @@ func StepKey(run string, step int) string {
 	return fmt.Sprintf("%s%06d.json", stepFolder(run), step)
 }
 
+// key is where the store keeps the record.
+func (s StepRecord) key(run string) string {
+	key := StepKey(run, s.Step)
+	if s.Amended > 0 {
+		key = fmt.Sprintf("%s_%06d.json", strings.TrimSuffix(key, ".json"), s.Amended)
+	}
+	return key
+}
+
+// stepKeys are the keys of a step's record and of its amended ones, the newest last.
+func stepKeys(ctx context.Context, store datasets.Store, run string, step int) ([]string, error) {
+	base := strings.TrimSuffix(StepKey(run, step), ".json")
+	found, err := store.List(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, o := range found { // "_" comes after "."
+		if rest := strings.TrimPrefix(o.Key, base); rest == ".json" || strings.HasPrefix(rest, "_") {
+			keys = append(keys, o.Key)
+		}
+	}
+	slices.Sort(keys)
+	return keys, nil
+}
+
 func stepFolder(run string) string { return "runs/" + run + "/steps/" }
 
 // Record stores a run's Checkpoint: once its step is done, and before its first.
 func (a *Activities) Record(ctx context.Context, run Run, c Checkpoint) error {
 	raw, err := datasets.Canonical(c)
 	if err == nil {
-		err = a.Store.Put(ctx, StepKey(run.ID, c.Step), raw)
+		err = a.Store.Put(ctx, c.key(run.ID), raw)
 	}
 	if err != nil {
 		return classify(ctx, fmt.Errorf("record step %d: %w", c.Step+1, err))
@@ -131,8 +160,15 @@ func (a *Activities) discard(ctx context.Context, run string, done int) error {
 		return err
 	}
 	for _, s := range steps {
-		if s >= done {
-			if err := a.Store.Delete(ctx, StepKey(run, s)); err != nil {
+		if s < done {
+			continue
+		}
+		keys, err := stepKeys(ctx, a.Store, run, s)
+		if err != nil {
+			return err
+		}
+		for _, key := range slices.Backward(keys) { // the first last: without it the others are of no step
+			if err := a.Store.Delete(ctx, key); err != nil {
 				return err
 			}
 		}
@@ -229,10 +265,15 @@ func LoadStep(ctx context.Context, store datasets.Store, origin recipes.Origin) 
 	if origin.Step != nil {
 		done = *origin.Step
 	}
-	raw, err := store.Get(ctx, StepKey(origin.Run, done-1))
-	if errors.Is(err, datasets.ErrNotFound) {
+	keys, err := stepKeys(ctx, store, origin.Run, done-1)
+	if err != nil {
+		return none(err)
+	}
+	if len(keys) == 0 {
 		return none(invalid{fmt.Errorf("run %s has no record of step %d; it has those of %d to %d", origin.Run, done, first, last)})
 	}
+	key := keys[len(keys)-1]
+	raw, err := store.Get(ctx, key)
 	if err != nil {
 		return none(err)
 	}
@@ -242,7 +283,7 @@ func LoadStep(ctx context.Context, store datasets.Store, origin recipes.Origin) 
 		*StepRecord
 		Carried *json.RawMessage `json:"carried"`
 	}{&record, &carried}); err != nil || carried == nil {
-		return none(fmt.Errorf("%s: %w: %v", StepKey(origin.Run, done-1), datasets.ErrCorrupt, err))
+		return none(fmt.Errorf("%s: %w: %v", key, datasets.ErrCorrupt, err))
 	}
 	plan, err := loadPlan(ctx, store, record.Plan)
 	return record, plan, carried, err

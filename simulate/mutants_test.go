@@ -86,7 +86,7 @@ var mutants = []mutant{
 	{"a store that is down makes a name unknown", "activities/prepare.go", "if errors.Is(err, reason) {", "if errors.Is(err, reason) && err == reason {"},
 	{"a run's records are written once", stages, "err = a.Store.Put(ctx, \"runs/\"", "err = a.Store.PutOnce(ctx, \"runs/\""},
 	{"an evaluation is recorded by who computed it only", "activities/evaluate.go", "\te.Table, e.Seconds, e.Saved =", "\tif out.Reused {\n\t\te.Table = out.Tables[\"evaluation\"]\n\t\treturn e, nil\n\t}\n\te.Table, e.Seconds, e.Saved ="},
-	{"a step's record is written once", "activities/record.go", "err = a.Store.Put(ctx, StepKey(run.ID, c.Step), raw)", "err = a.Store.PutOnce(ctx, StepKey(run.ID, c.Step), raw)"},
+	{"a step's record is written once", "activities/record.go", "err = a.Store.Put(ctx, c.key(run.ID), raw)", "err = a.Store.PutOnce(ctx, c.key(run.ID), raw)"},
 	{"an evaluation that another attempt recorded is tallied twice", "activities/evaluate.go", "are dropped\n\t\te = Evaluation{}\n", "are dropped\n"},
 	// Caches.
 	{"an engine keeps the weights of the version before", policies, "e, p.engines[key] = idle[len(idle)-1].Engine, idle[:len(idle)-1]\n", "e, p.engines[key] = idle[len(idle)-1].Engine, idle[:len(idle)-1]\n\t\tp.mu.Unlock()\n\t\treturn e, func() {\n\t\t\tp.mu.Lock()\n\t\t\tdefer p.mu.Unlock()\n\t\t\tp.engines[key] = append(p.engines[key], idleEngine{e, time.Now()})\n\t\t}, nil\n"},

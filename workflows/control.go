@@ -108,7 +108,9 @@ func (e *experiment) boundary(ctx workflow.Context) error {
 			return err
 		}
 		if adopted { // the record has the plan that the steps to come follow
-			if err := e.record(ctx, e.Left); err != nil {
+			amended := e.Left
+			amended.Amended++
+			if err := e.record(ctx, amended); err != nil {
 				return err
 			}
 		}

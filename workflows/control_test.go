@@ -15,7 +15,9 @@ import (
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
+	"github.com/gradus-rl/gradus/recipes"
 	"github.com/gradus-rl/gradus/workflows"
 )
 
@@ -201,6 +203,43 @@ func TestStopWhileEvaluating(t *testing.T) {
 	r := s.result(strings.Replace(tiny, `{"problems_per_level":8`, `{"every":1,"problems_per_level":8`, 1))
 	if !r.Stopped || r.Steps != 1 || len(r.Curve) != 2 || r.After == nil {
 		t.Errorf("%+v\n%q", r, s.answers)
+	}
+}
+
+// What is tuned while a run is paused amends the record of the last step, beside the
+// first one: whoever still writes that, having been given up, changes nothing.
+func TestTunedWhilePaused(t *testing.T) {
+	ctx, store := t.Context(), datasets.NewMemory()
+	s := steer(t, store)
+	s.during(2, func() {
+		s.send("pause", nil)
+		s.RegisterDelayedCallback(func() {
+			s.send("tune", nil, json.RawMessage(`{"learning_rate":1e-4}`))
+			s.send("resume", nil)
+		}, time.Hour)
+	})
+	s.result(tiny)
+	run, step := "default-test-workflow-id", 2
+	first, err := store.Get(ctx, activities.StepKey(run, step-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	origin := recipes.Origin{Run: run, Step: &step}
+	for range 2 {
+		record, plan, _, err := activities.LoadStep(ctx, store, origin)
+		if err != nil || plan.Learning.LearningRate != 1e-4 || record.Amended != 1 {
+			t.Errorf("learning_rate %v, amended %d times, %v", plan.Learning.LearningRate, record.Amended, err)
+		}
+		if err := store.Put(ctx, activities.StepKey(run, step-1), first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	acts := &activities.Activities{Store: store}
+	if err := acts.Discard(ctx, activities.Run{ID: run}, step-1); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := store.List(ctx, "runs/"+run+"/steps/"); err != nil || len(left) != 1 {
+		t.Errorf("%d records are left, %v", len(left), err)
 	}
 }
 
