@@ -20,7 +20,7 @@ import (
 type StepRecord struct {
 	Step       int          `json:"step"`
 	Amended    int          `json:"amended,omitempty"` // how often it was recorded again, when a plan was tuned between two steps
-	Plan       datasets.Ref `json:"plan"` // that the steps to come follow
+	Plan       datasets.Ref `json:"plan"`              // that the steps to come follow
 	Rounds     []Round      `json:"rounds"`
 	Selections datasets.Ref `json:"selections"`
 	State      datasets.Ref `json:"state"`
