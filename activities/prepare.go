@@ -59,8 +59,9 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		Model                                    recipes.Model
 		Reach                                    reach
 		Chat                                     policy.Chat `json:",omitzero"`
+		Split                                    int         `json:",omitzero"` // version of how a set of the user's own is split
 	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
-		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need, plan.Chat()})}
+		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need, plan.Chat(), min(1, len(inputs))})}
 	out, err := a.stage(ctx, run, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
 		if err != nil {
@@ -147,8 +148,7 @@ func (a *Activities) posed(ctx context.Context, l datasets.Lineage, t *datasets.
 }
 
 // split returns the training, validation and test problems; the caller
-// releases them. Problems of the user's own are split by a hash of their id:
-// a sixteenth each for validation and test, the rest for training.
+// releases them. Problems of the user's own are split as partition has it.
 func (a *Activities) split(ctx context.Context, plan recipes.Plan) (map[string]*datasets.Table, error) {
 	sets := map[string]*datasets.Table{}
 	if plan.Problems == "" {
@@ -173,17 +173,7 @@ func (a *Activities) split(ctx context.Context, plan recipes.Plan) (map[string]*
 			return nil, err
 		}
 		defer all.Release()
-		rows := map[string][]int32{}
-		for i, id := range datasets.ProblemID.Get(all) {
-			name := TableTrain
-			switch datasets.Stream(0, "split", id) % 16 {
-			case 0:
-				name = TableTest
-			case 1:
-				name = TableValidation
-			}
-			rows[name] = append(rows[name], int32(i))
-		}
+		rows := partition(all)
 		levels := datasets.Level.Get(all)
 		rows[TableTest] = perLevel(rows[TableTest], levels, plan.Evaluation.ProblemsPerLevel)
 		rows[TableValidation] = perLevel(rows[TableValidation], levels, plan.Evaluation.ProblemsPerLevel)
@@ -202,9 +192,13 @@ func (a *Activities) split(ctx context.Context, plan recipes.Plan) (map[string]*
 			return nil, err
 		}
 		defer all.Release()
-		every := make([]int32, all.Rows())
-		for i := range every {
-			every[i] = int32(i)
+		var every []int32
+		if all.Has(datasets.Split.Name) {
+			every = partition(all)[TableTest]
+		} else {
+			for i := range all.Rows() {
+				every = append(every, int32(i))
+			}
 		}
 		test, err := datasets.Take(memory.DefaultAllocator, all, perLevel(every, datasets.Level.Get(all), plan.Evaluation.ProblemsPerLevel))
 		if err != nil {
@@ -214,6 +208,36 @@ func (a *Activities) split(ctx context.Context, plan recipes.Plan) (map[string]*
 		sets[TableTest] = test
 	}
 	return sets, nil
+}
+
+// partition is the rows of a problem set for training, validation and test. A set
+// with a column "split" says itself which they are; rows of other splits are left out.
+// What it has no rows for, or all of it where it has no such column, is held out of the
+// training rows by a hash of the id: a sixteenth each for validation and test.
+func partition(t *datasets.Table) map[string][]int32 {
+	rows := map[string][]int32{}
+	if t.Has(datasets.Split.Name) {
+		for i, name := range datasets.Split.Get(t) {
+			rows[name] = append(rows[name], int32(i))
+		}
+	} else {
+		for i := range t.Rows() {
+			rows[TableTrain] = append(rows[TableTrain], int32(i))
+		}
+	}
+	held := []string{TableTest, TableValidation}
+	missing := [2]bool{len(rows[TableTest]) == 0, len(rows[TableValidation]) == 0}
+	ids := datasets.ProblemID.Get(t)
+	var train []int32
+	for _, i := range rows[TableTrain] {
+		if h := datasets.Stream(0, "split", ids[i]) % 16; h < 2 && missing[h] {
+			rows[held[h]] = append(rows[held[h]], i)
+		} else {
+			train = append(train, i)
+		}
+	}
+	rows[TableTrain] = train
+	return rows
 }
 
 // published finds a problem set by its name or Ref.
