@@ -1,3 +1,5 @@
+//go:build onnx || xla
+
 package policy
 
 import (
