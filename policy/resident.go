@@ -135,12 +135,9 @@ func (t *Trainer) residentStep(ctx context.Context, samples []Sample, l Learning
 	if err != nil {
 		return err
 	}
-	if !finite(norm) {
-		return fmt.Errorf("the gradient norm is %v: %w", norm, ErrNotFinite)
-	}
-	scale := 1.0
-	if l.MaxGradNorm > 0 && norm > l.MaxGradNorm {
-		scale = l.MaxGradNorm / norm
+	scale, err := l.clip(norm)
+	if err != nil {
+		return err
 	}
 	rate := l.Rate(r.step)
 	u := &uploads{device: s.device}

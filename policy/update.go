@@ -306,12 +306,9 @@ func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample,
 		return err
 	}
 	norm := gradient.norm()
-	if !finite(norm) {
-		return fmt.Errorf("the gradient norm is %v: %w", norm, ErrNotFinite)
-	}
-	scale := 1.0
-	if l.MaxGradNorm > 0 && norm > l.MaxGradNorm {
-		scale = l.MaxGradNorm / norm
+	scale, err := l.clip(norm)
+	if err != nil {
+		return err
 	}
 	rate := l.Rate(s.Step)
 	s.Step++
@@ -320,6 +317,17 @@ func (t *Trainer) optimizerStep(ctx context.Context, s *State, samples []Sample,
 	}
 	m.step(norm, rate)
 	return nil
+}
+
+// clip is the factor that bounds a gradient of that norm.
+func (l Learning) clip(norm float64) (float64, error) {
+	switch {
+	case !finite(norm):
+		return 0, fmt.Errorf("the gradient norm is %v: %w", norm, ErrNotFinite)
+	case l.MaxGradNorm > 0 && norm > l.MaxGradNorm:
+		return l.MaxGradNorm / norm, nil
+	}
+	return 1, nil
 }
 
 // gradient is the gradient of one mini-batch's loss. Shards compute their

@@ -2,7 +2,9 @@ package reward
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 	"time"
 )
@@ -61,4 +63,39 @@ func benchRound(ctx context.Context, samples [][3]string) (float64, error) {
 		best = max(best, float64(repeat*len(samples))/time.Since(start).Seconds())
 	}
 	return best, nil
+}
+
+// Case is a case of another verifier's suite.
+type Case struct {
+	Gold      string `json:"gold"`
+	Pred      string `json:"pred"`      // what is judged
+	Expected  int    `json:"expected"`  // 1: the other accepts it, 0: it does not
+	Precision int    `json:"precision"` // decimals, as [Math.Decimals]
+}
+
+// Agreement judges the cases that r has, JSON objects one after the other, by [Math]
+// and counts those whose verdict is the expected one. differ is told of the others.
+func Agreement(ctx context.Context, r io.Reader, differ func(Case, Verdict)) (agreed, total int, err error) {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	for d.More() {
+		total++
+		var c Case
+		if err := d.Decode(&c); err != nil {
+			return agreed, total, fmt.Errorf("case %d: %w", total, err)
+		}
+		if c.Expected != 0 && c.Expected != 1 {
+			return agreed, total, fmt.Errorf("case %d: expected is %d, want 0 or 1", total, c.Expected)
+		}
+		v, err := Math{Decimals: c.Precision}.Verify(ctx, c.Pred, c.Gold)
+		if err != nil {
+			return agreed, total, fmt.Errorf("case %d: %w", total, err)
+		}
+		if (v.Outcome == Correct) == (c.Expected == 1) {
+			agreed++
+		} else {
+			differ(c, v)
+		}
+	}
+	return agreed, total, nil
 }

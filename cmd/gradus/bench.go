@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -68,12 +69,17 @@ func benchCommand(t *target) *cobra.Command {
 	add("select", "The stages that select samples and tokens", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
 		return benchSelect(ctx)
 	})
-	add("verifier", "The verifier of mathematical answers, on one core", func(ctx context.Context, _ *cobra.Command) ([]figure, error) {
+	var cases string
+	f := add("verifier", "The verifier of mathematical answers, on one core, or beside another one", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+		if cases != "" {
+			return benchAgreement(ctx, cases, c.ErrOrStderr())
+		}
 		return benchVerifier(ctx)
 	})
+	f.StringVar(&cases, "cases", "", "a file of another verifier's cases to agree with: JSON objects with gold, pred, expected (0 or 1) and perhaps precision (decimals)")
 
 	var o claimsOptions
-	f := add("claims", "Race the recipes against each other for what their papers claim", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
+	f = add("claims", "Race the recipes against each other for what their papers claim", func(ctx context.Context, c *cobra.Command) ([]figure, error) {
 		if o.Quick {
 			o.Seeds, o.TuningSeeds = min(o.Seeds, 2), 0
 		}
@@ -194,6 +200,28 @@ func benchVerifier(ctx context.Context) ([]figure, error) {
 	return []figure{
 		atLeast("verifier/numeric", measured.Numeric, "answers/s", 200_000),
 		atLeast("verifier/symbolic", measured.Symbolic, "answers/s", 20_000),
+	}, nil
+}
+
+// benchAgreement judges another verifier's cases and tells of those that it judges
+// otherwise.
+func benchAgreement(ctx context.Context, path string, progress io.Writer) ([]figure, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	agreed, total, err := reward.Agreement(ctx, file, func(c reward.Case, v reward.Verdict) {
+		fmt.Fprintf(progress, "%q for %q is %s, expected %d\n", c.Pred, c.Gold, v.Outcome, c.Expected)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if total == 0 {
+		return nil, fmt.Errorf("%s: no cases, want JSON objects with gold, pred and expected (0 or 1)", path)
+	}
+	return []figure{
+		atLeast("verifier/agreement", float64(agreed)/float64(total), fmt.Sprintf("of %d cases", total), 0.97),
 	}, nil
 }
 
