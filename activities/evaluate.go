@@ -63,7 +63,7 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 		var greedy []bool
 		e = Evaluation{}
 		for i, r := range rounds {
-			v, err := a.verify(ctx, r, plan.Verifier)
+			v, err := a.verify(ctx, r, string(plan.Verifier))
 			if err != nil {
 				return datasets.Result{}, err
 			}
@@ -89,7 +89,7 @@ func (a *Activities) Summarise(ctx context.Context, in SummariseInput) (Evaluati
 	if out.Reused { // the figures follow from the rollouts; those of work that another run was quicker with are dropped
 		e = Evaluation{}
 		for i, r := range rounds {
-			v, err := a.verify(ctx, r, plan.Verifier)
+			v, err := a.verify(ctx, r, string(plan.Verifier))
 			if err != nil {
 				return e, classify(ctx, err)
 			}

@@ -60,7 +60,7 @@ func (a *Activities) Prepare(ctx context.Context, run Run) (Output, error) {
 		Reach                                    reach
 		Chat                                     policy.Chat `json:",omitzero"`
 		Split                                    int         `json:",omitzero"` // version of how a set of the user's own is split
-	}{plan.Problems, plan.EvalProblems, plan.Policy, plan.Verifier, plan.Families, plan.Levels, plan.TrainLevels,
+	}{plan.Problems, plan.EvalProblems, plan.Policy, string(plan.Verifier), plan.Families, plan.Levels, plan.TrainLevels,
 		plan.ProblemsPerLevel, plan.Evaluation.ProblemsPerLevel, plan.Sampling.MaxCompletionLength, plan.SkipBad, plan.Model, need, plan.Chat(), min(1, len(inputs))})}
 	out, err := a.stage(ctx, run, run, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
 		sets, err := a.split(ctx, plan)
@@ -421,7 +421,7 @@ func verifierOf(plan recipes.Plan, own string) string {
 	if own != "" {
 		return own
 	}
-	return plan.Verifier
+	return string(plan.Verifier)
 }
 
 // saveState stores the curriculum state.

@@ -65,7 +65,7 @@ func (a *Activities) Score(ctx context.Context, in ScoreInput) (Output, error) {
 	l := datasets.Lineage{Stage: "score", Version: 3, Step: in.Step, Params: params(plan.Verifier),
 		Inputs: hashes(append([]datasets.Ref{in.Round.Proposals}, in.Round.Rollouts...)...)}
 	return a.stage(ctx, in.Run, in, l, func(ctx context.Context, l datasets.Lineage) (datasets.Result, error) {
-		v, err := a.verify(ctx, in.Round, plan.Verifier)
+		v, err := a.verify(ctx, in.Round, string(plan.Verifier))
 		if err != nil {
 			return datasets.Result{}, err
 		}

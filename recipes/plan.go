@@ -4,6 +4,8 @@
 package recipes
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -27,7 +29,7 @@ type Plan struct {
 	Levels           []int32  `json:"levels"`             // their levels
 	TrainLevels      []int32  `json:"train_levels"`       // levels posed in training, of the problems there are; none means all
 	ProblemsPerLevel int      `json:"problems_per_level"` // problems made per family and level
-	Verifier         string   `json:"verifier"`           // for problems that name none
+	Verifier         Verifier `json:"verifier"`           // for problems that name none
 	AnswerNoise      float64  `json:"answer_noise"`       // share of the training problems whose answer is taken from another problem, to see what a recipe stands
 	SkipBad          bool     `json:"skip_bad"`           // leave out problems longer than the context instead of refusing the set
 
@@ -250,4 +252,18 @@ func (p Plan) Validate() error {
 		return fmt.Errorf("temperature is 0; a group of equal completions carries no gradient, it must be above 0")
 	}
 	return p.Learning.Validate()
+}
+
+// Verifier is the name of a verifier, or one with its settings as a JSON object in the
+// text. Where plans are read, the object may also stand there as it is.
+type Verifier string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (v *Verifier) UnmarshalJSON(raw []byte) error {
+	if !bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
+		return json.Unmarshal(raw, (*string)(v))
+	}
+	settings, err := datasets.Canonical(json.RawMessage(raw))
+	*v = Verifier(settings)
+	return err
 }

@@ -39,7 +39,7 @@ type Difficulty struct {
 	From           string `json:"from"`            // a difficulty map, or a problem set that has one; "" measures anew
 	NumGenerations int    `json:"num_generations"` // completions per problem
 	Shards         int    `json:"shards"`          // pieces that the problems are cut into, however many workers are up
-	Verifier       string `json:"verifier"`        // for problems that name none
+	Verifier Verifier `json:"verifier"`        // for problems that name none
 	Backend        string `json:"backend"`         // go, onnx or xla
 	policy.Sampling
 }

@@ -134,3 +134,20 @@ func TestResolveShared(t *testing.T) {
 		t.Errorf("%s, %s", p.Respond[0].Params, p.Select[2].Params)
 	}
 }
+
+// A verifier's settings may stand in a plan as they are, or as text.
+func TestResolveVerifier(t *testing.T) {
+	for given, want := range map[string]Verifier{
+		`{"verifier":"math"}`: "math",
+		`{"verifier":{"verifier":"math", "places":["boxed"]}}`:          `{"places":["boxed"],"verifier":"math"}`,
+		`{"verifier":"{\"verifier\":\"math\",\"places\":[\"boxed\"]}"}`: `{"verifier":"math","places":["boxed"]}`,
+	} {
+		p, err := Resolve([]byte(given))
+		if err != nil || p.Verifier != want {
+			t.Errorf("%s: %q, %v", given, p.Verifier, err)
+		}
+	}
+	if _, err := Resolve([]byte(`{"verifier":["math"]}`)); err == nil || !strings.Contains(err.Error(), "verifier") {
+		t.Errorf("a list: %v", err)
+	}
+}
