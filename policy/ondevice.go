@@ -128,16 +128,8 @@ func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
 		padded = Concatenate([]*Node{e, Zeros(g, shapes.Make(dtypes.Float32, surplus, n))}, 0)
 	}
 	masses := Reshape(padded, blocks, size, n)
-	up := func(n int, equal bool) *Node { // 1 where the column comes before the row, or is it
-		shape := shapes.Make(dtypes.Int32, n, n)
-		row, column := Iota(g, shape, 0), Iota(g, shape, 1)
-		if equal {
-			return ConvertDType(GreaterOrEqual(row, column), dtypes.Float32)
-		}
-		return ConvertDType(GreaterThan(row, column), dtypes.Float32)
-	}
-	within := Einsum("ij,bjn->bin", up(size, true), masses)
-	before := Dot(up(blocks, false), ReduceSum(masses, 1)).Product()
+	within, totals := sums(masses, 1), ReduceSum(masses, 1)
+	before := Sub(sums(totals, 0), totals)
 	mass := Reshape(Add(within, Reshape(before, blocks, 1, n)), blocks*size, n)
 	below := ConvertDType(LessOrEqual(mass, BroadcastToDims(Mul(u, sum), blocks*size, n)), dtypes.Int32)
 	token := ReduceSum(below, 0) // [N]
@@ -148,6 +140,18 @@ func (d decoder) draw(logits, u, temperature, greedy *Node) []*Node {
 	token = Where(lost, best, token)
 	logprob := Sub(ReduceAndKeep(Where(GreaterThan(d.oneHot(token), ZerosLike(e)), z, ZerosLike(z)), ReduceSum, 0), logSum)
 	return []*Node{token, logprob, entropy}
+}
+
+// sums is the sum of all up to each along an axis: added, not multiplied with ones, as
+// products may be rounded more than sums.
+func sums(x *Node, axis int) *Node {
+	n := x.Shape().Dim(axis)
+	for step := 1; step < n; step *= 2 {
+		shape := x.Shape().Clone()
+		shape.Dimensions[axis] = step
+		x = Add(x, Concatenate([]*Node{Zeros(x.Graph(), shape), SliceAxis(x, axis, AxisRange(0, n-step))}, axis))
+	}
+	return x
 }
 
 // fewCapacities is the size of a cache for a position where each is compiled for: a

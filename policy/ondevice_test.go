@@ -1,0 +1,83 @@
+package policy
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// What the device draws is what Choose draws, over vocabularies of one block of sums
+// and of many.
+func TestDraw(t *testing.T) {
+	b, err := OpenBackend("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := b.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Finalize()
+	for _, vocabulary := range []int{2, 100, 128, 1000} {
+		for _, s := range []Sampling{{Temperature: 0.7, TopP: 1}, {TopP: 1}} {
+			const n = 60
+			rng := rand.New(rand.NewPCG(uint64(vocabulary), 1))
+			logits, chances := make([]float32, vocabulary*n), make([]float32, n)
+			for i := range logits {
+				logits[i] = float32(3 * rng.NormFloat64())
+			}
+			logits[0] = float32(math.Inf(-1)) // an impossible token
+			for i := range chances {
+				u, _ := uniform2(uint64(i), 5, 0)
+				chances[i] = float32(u)
+			}
+			chances[0], chances[1] = 0, 1-0x1p-24
+			temperature, greedy := float32(s.Temperature), float32(0)
+			if s.Temperature == 0 {
+				temperature, greedy = 1, 1
+			}
+			d := b.decoder(Config{VocabSize: vocabulary}, false)
+			p, err := newProgram(device, "draw", func(in []*graph.Node) []*graph.Node { return d.draw(in[0], in[1], in[2], in[3]) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			u := &uploads{device: device}
+			put(u, logits, vocabulary, n)
+			put(u, chances, 1, n)
+			put(u, []float32{temperature})
+			put(u, []float32{greedy})
+			out, err := p.call(u.list)
+			if err != nil || u.err != nil {
+				t.Fatal(err, u.err)
+			}
+			ids, err := tensors.CopyFlatData[int32](out[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			logprobs, entropies := must(read(out[1])), must(read(out[2]))
+			var scratch Scratch
+			column := make([]float32, vocabulary)
+			for i := range n {
+				for v := range column {
+					column[v] = logits[v*n+i]
+				}
+				token, logprob, entropy := s.Choose(column, uint64(i), 5, &scratch)
+				if i < 2 && s.Temperature > 0 { // chances of their own
+					if x := column[ids[i]]; math.IsInf(float64(x), 0) {
+						t.Errorf("%d tokens, column %d: the impossible one is drawn", vocabulary, i)
+					}
+					continue
+				}
+				if ids[i] != token {
+					t.Errorf("%d tokens, temperature %v, column %d: %d is drawn, want %d", vocabulary, s.Temperature, i, ids[i], token)
+				}
+				closeTo(t, "log-prob", logprobs[i:i+1], []float64{float64(logprob)}, 2e-5)
+				closeTo(t, "entropy", entropies[i:i+1], []float64{float64(entropy)}, 2e-5)
+			}
+			release(append(out, u.list...)...)
+		}
+	}
+}
