@@ -73,7 +73,7 @@ func openXLA(options string) (compute.Backend, error) {
 	}
 	b, err := compute.NewWithConfig("xla:" + strings.Join(append([]string{plugin}, given...), ","))
 	if err != nil {
-		return nil, fmt.Errorf("open PJRT plugin %s; want a path, jax-cuda13-plugin in a Python environment, or a plugin in PJRT_PLUGIN_LIBRARY_PATH or ~/.local/lib/go-xla: %w", plugin, err)
+		return nil, fmt.Errorf("open PJRT plugin %s; want a path, jax-cuda13-plugin (or lammps-jax-pjrt-cpu, for the CPU) in a Python environment, or a plugin in PJRT_PLUGIN_LIBRARY_PATH or ~/.local/lib/go-xla: %w", plugin, err)
 	}
 	return b, nil
 }
