@@ -36,11 +36,11 @@ type Preparation struct {
 
 // Difficulty says how a difficulty map is made or which one is taken.
 type Difficulty struct {
-	From           string `json:"from"`            // a difficulty map, or a problem set that has one; "" measures anew
-	NumGenerations int    `json:"num_generations"` // completions per problem
-	Shards         int    `json:"shards"`          // pieces that the problems are cut into, however many workers are up
-	Verifier Verifier `json:"verifier"`        // for problems that name none
-	Backend        string `json:"backend"`         // go, onnx or xla
+	From           string   `json:"from"`            // a difficulty map, or a problem set that has one; "" measures anew
+	NumGenerations int      `json:"num_generations"` // completions per problem
+	Shards         int      `json:"shards"`          // pieces that the problems are cut into, however many workers are up
+	Verifier       Verifier `json:"verifier"`        // for problems that name none
+	Backend        string   `json:"backend"`         // go, onnx or xla
 	policy.Sampling
 }
 
