@@ -18,7 +18,7 @@ type Backend struct {
 	spec   string
 	open   func() (compute.Backend, error)
 	fenced bool // graphs need fences; see fence
-	fused  bool // a compiler fuses operations, and memory is the device's own; see decoder
+	fused  bool // a compiler fuses operations, and a Trainer's state stays on its device; see decoder
 	half   bool // products are of bfloat16
 }
 
@@ -101,6 +101,7 @@ func (p *program) call(inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
 // consume is call with inputs before the others that it may overwrite. They are
 // gone when it returns, also with an error.
 func (p *program) consume(consumed, inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
+	defer release(consumed...)
 	args := make([]any, 0, len(consumed)+len(inputs))
 	for _, t := range consumed {
 		donated, err := graph.DonateTensorBuffer(t, p.device, 0)
@@ -113,7 +114,6 @@ func (p *program) consume(consumed, inputs []*tensors.Tensor) ([]*tensors.Tensor
 		args = append(args, t)
 	}
 	outputs, _, err := p.exec.CallWithGraphOnDevice(0, args...)
-	release(consumed...)
 	if err != nil && strings.Contains(err.Error(), "RESOURCE_EXHAUSTED") { // as XLA says it
 		err = fmt.Errorf("the device has too little memory for this model and batch; gradus plan-memory says how much they need, and max_tokens_per_micro_batch bounds it: %w", err)
 	}

@@ -30,21 +30,8 @@ func pluginOfCPU(t *testing.T) string {
 }
 
 func TestXLAAsTransformers(t *testing.T) {
-	b, err := OpenBackend(pluginOfCPU(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	asTransformers(t, func(t testing.TB, c Config, w Weights) *Engine {
-		e, err := NewEngine(b, c)
-		if err == nil {
-			t.Cleanup(e.Close)
-			err = e.Load(w)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return e
-	})
+	spec := pluginOfCPU(t)
+	asTransformers(t, func(t testing.TB, c Config, w Weights) *Engine { return newEngineOn(t, spec, c, w) })
 }
 
 // Compiling takes most of the time: two models show all that differs.
@@ -103,18 +90,7 @@ func TestHalfIsNear(t *testing.T) {
 	c := tinyModels["grouped"]
 	w, rows := tinyWeights(c, 5), raggedRows(c, 3)
 	score := func(spec string) []Scored {
-		b, err := OpenBackend(spec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		e, err := NewEngine(b, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer e.Close()
-		if err := e.Load(w); err != nil {
-			t.Fatal(err)
-		}
+		e := newEngineOn(t, spec, c, w)
 		return must(e.Score(context.Background(), rows, 1))
 	}
 	same := true

@@ -233,9 +233,12 @@ func raggedRows(c Config, seed uint64) []Row {
 	return rows
 }
 
-func newTestEngine(t testing.TB, c Config, w Weights) *Engine {
+func newTestEngine(t testing.TB, c Config, w Weights) *Engine { return newEngineOn(t, "go", c, w) }
+
+// newEngineOn is an engine of a backend with weights loaded.
+func newEngineOn(t testing.TB, spec string, c Config, w Weights) *Engine {
 	t.Helper()
-	b, err := OpenBackend("go")
+	b, err := OpenBackend(spec)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/gradus-rl/gradus/datasets"
 )
 
-// resident is a policy and its optimizer in the memory of a device that has one of
-// its own, where an update leaves them: the host sends a batch and hears of its
+// resident is a policy and its optimizer on a device, where an update leaves them: the
+// host sends a batch and hears of its
 // tokens. Every list has a tensor per slot.
 type resident struct {
 	base          []*tensors.Tensor // weights that an adapter is added to, nil without one

@@ -79,7 +79,7 @@ type Trainer struct {
 	shards  []*shard
 
 	checkpointed bool      // the shards' graphs compute layers again
-	resident     *resident // where the backend's memory is its own and an update has been; else nil
+	resident     *resident // what is on the device of a backend that fuses, from the first update on; else nil
 }
 
 // shard is a device that computes a part of a gradient.
@@ -128,6 +128,7 @@ func (t *Trainer) State() (*State, error) {
 	return t.state.copy(), nil
 }
 
+// copy shares weights that have an adapter, which nobody changes.
 func (s State) copy() *State {
 	if s.Adapter = s.Adapter.clone(); s.Adapter == nil { // with one, nobody changes the weights
 		s.Weights = s.Weights.Clone()
