@@ -45,7 +45,7 @@ func benchStore(ctx context.Context, rollouts int, progress io.Writer) (figures 
 		}
 	}()
 	var refs []datasets.Ref
-	var write, read, put, get []float64
+	var write, read, put, get, encode, decode []float64
 	tokens := 0
 	for round := range rounds {
 		t, n, err := rolloutTable(rollouts, uint64(round))
@@ -79,14 +79,16 @@ func benchStore(ctx context.Context, rollouts int, progress io.Writer) (figures 
 			return nil, err
 		}
 		get = append(get, took)
-		took, err = timed(func() error {
-			t, err := datasets.Load(ctx, store, memory.DefaultAllocator, refs[round])
-			if err == nil {
-				t.Release()
-			}
-			return err
-		})
-		if err != nil {
+		// The same without the store: what no way to it can go below.
+		if took, err = timed(func() error { _, err := datasets.Encode(t); return err }); err != nil {
+			return nil, err
+		}
+		encode = append(encode, took)
+		if took, err = timed(func() error { return released(datasets.Decode(memory.DefaultAllocator, data)) }); err != nil {
+			return nil, err
+		}
+		decode = append(decode, took)
+		if took, err = timed(func() error { return released(datasets.Load(ctx, store, memory.DefaultAllocator, refs[round])) }); err != nil {
 			return nil, err
 		}
 		read = append(read, took)
@@ -102,10 +104,20 @@ func benchStore(ctx context.Context, rollouts int, progress io.Writer) (figures 
 	return []figure{
 		atLeast("store/write-ratio", median(put)/median(write), "of raw", 0.8),
 		atLeast("store/read-ratio", median(get)/median(read), "of raw", 0.8),
+		atMost("store/encode-share", median(encode)/median(put), "of raw", 0.25),
+		atMost("store/decode-share", median(decode)/median(get), "of raw", 0.25),
 		atMost("store/column-share", share, "of bytes", 0.2),
 		atMost("store/bytes-per-token", float64(refs[0].Bytes)/float64(tokens), "bytes", 12),
 		atMost("store/bytes-of-parquet", float64(refs[0].Bytes)/float64(other.Len()), "of Parquet", 1),
 	}, nil
+}
+
+// released drops a table that was only to be read.
+func released(t *datasets.Table, err error) error {
+	if err == nil {
+		t.Release()
+	}
+	return err
 }
 
 // timed is how many seconds something takes.
