@@ -36,8 +36,8 @@ func TestXLAAsTransformers(t *testing.T) {
 
 // Compiling takes most of the time: two models show all that differs.
 func TestXLAAgreesWithGo(t *testing.T) {
-	defer func(n int) { readFloats = n }(readFloats)
-	readFloats = 100 // several pieces
+	defer func(n, m int) { readFloats, attentionLength = n, m }(readFloats, attentionLength)
+	readFloats, attentionLength = 100, 8 // several pieces
 	agreesWithGo(t, pluginOfCPU(t), DefaultLearning(), "grouped", "qwen3")
 }
 

@@ -85,10 +85,16 @@ func width(all []group, want int) int {
 
 // batch is a rectangle of rows: prompts × samples sequences of one padded
 // length. The decoder computes it as described in decoder.go.
+//
+// A packed batch is as many sequences of one length, prompts × 1 × completion without
+// a prompt stream, that hold whole groups one behind the other: of each the prompt
+// stream and then the completion streams of its rows.
 type batch struct {
 	prompts, samples   int
 	prefix, completion int // padded lengths of the prompt and the completion stream
 	groups             []group
+	packed             [][]group // by sequence, of a packed batch; else nil
+	lengths            []int     // of all rows' completions, of a packed batch
 }
 
 // The floats a batch may hold in memory at a time: 4 bytes each, a few buffers
@@ -115,6 +121,9 @@ func (c Config) activations(b batch) int {
 	sequences := b.prompts * b.samples
 	columns := b.prompts*b.prefix + sequences*b.completion
 	scores := b.prompts*b.prefix*b.prefix + sequences*b.completion*(b.prefix+b.completion)
+	if b.packed != nil { // never whole; see decoder.attendPacked
+		scores = 0
+	}
 	return columns*(16*c.HiddenSize+6*c.IntermediateSize) + 5*c.NumAttentionHeads*scores
 }
 
@@ -161,7 +170,7 @@ func batches(all []group, samples int, fits func(batch) bool) []batch {
 	for len(sorted) > 0 {
 		b := batch{samples: samples}
 		for n, g := range sorted {
-			next := batch{n + 1, samples, max(b.prefix, prefixLength(g.prompt)), max(b.completion, bucket(max(1, g.longest))), nil}
+			next := batch{prompts: n + 1, samples: samples, prefix: max(b.prefix, prefixLength(g.prompt)), completion: max(b.completion, bucket(max(1, g.longest)))}
 			if n > 0 && !fits(next) {
 				break
 			}
@@ -184,6 +193,65 @@ func (b batch) each(f func(row, place int)) {
 			f(row, p*b.samples+i)
 		}
 	}
+}
+
+// eachRow calls f with every row of the batch and its first column among those of
+// the completion stream.
+func (b batch) eachRow(f func(row, at int)) {
+	b.each(func(row, place int) { f(row, place*b.completion) })
+	for i, groups := range b.packed {
+		at := i * b.completion
+		for _, g := range groups {
+			at += len(g.prompt) - 1
+			for _, row := range g.rows {
+				f(row, at)
+				at += b.lengths[row]
+			}
+		}
+	}
+}
+
+// packedTokens are the tokens of a packed batch, [sequences, length], and what its
+// attention needs to know of each, [4, sequences, length]: where in its sequence its
+// group begins and the group's prompt ends, where its own stream begins, and its
+// position in the text. A token sees the group's prompt and its own stream, as far
+// as itself; what is padding sees itself.
+func (b batch) packedTokens(completion func(row int) []int32) (tokens, spans []int32) {
+	n := b.columns()
+	tokens, spans = make([]int32, n), make([]int32, 4*n)
+	mark := func(at, begin, shared, own, position int) {
+		for i, x := range []int{begin, shared, own, position} {
+			spans[i*n+at] = int32(x)
+		}
+	}
+	for i, groups := range b.packed {
+		at, sequence := 0, i*b.completion // within the sequence, and of it
+		for _, g := range groups {
+			begin := at
+			for t, token := range g.prompt[:len(g.prompt)-1] {
+				tokens[sequence+at] = token
+				mark(sequence+at, begin, begin, begin, t)
+				at++
+			}
+			shared := at
+			for _, row := range g.rows {
+				own := at
+				for t := range b.lengths[row] {
+					if t == 0 {
+						tokens[sequence+at] = g.prompt[len(g.prompt)-1]
+					} else {
+						tokens[sequence+at] = completion(row)[t-1]
+					}
+					mark(sequence+at, begin, shared, own, shared-begin+t)
+					at++
+				}
+			}
+		}
+		for ; at < b.completion; at++ {
+			mark(sequence+at, at, at, at, 0)
+		}
+	}
+	return tokens, spans
 }
 
 // promptTokens are the tokens of the prompt stream, [prompts, prefix], and the

@@ -164,17 +164,32 @@ func (s stream) sequences() int { return s.prompts * s.samples }
 // and sequences.
 func (d decoder) newStream(prompts, samples int, cos, sin *Node) stream {
 	s := stream{prompts: prompts, samples: samples, length: cos.Shape().Dim(1)}
-	half, sequences := d.HeadDim()/2, s.sequences()
-	scale := 1 / math.Sqrt(float64(d.HeadDim()))
-	spread := func(table *Node, heads int) *Node {
-		all := d.repeat(Reshape(table, half, 1, s.length), sequences) // [dh/2, sequences, length]
-		all = d.repeat(Reshape(all, 1, 1, half*sequences*s.length), heads)
-		return Reshape(all, heads*half, sequences*s.length)
-	}
-	s.keyCos, s.keySin = spread(cos, d.NumKeyValueHeads), spread(sin, d.NumKeyValueHeads)
-	s.queryCos = spread(MulScalar(cos, scale), d.NumAttentionHeads)
-	s.querySin = spread(MulScalar(sin, scale), d.NumAttentionHeads)
+	d.rotary(&s, cos, sin, func(table *Node) *Node {
+		return d.repeat(Reshape(table, -1, 1, s.length), s.sequences()) // [dh/2, sequences, length]
+	})
 	return s
+}
+
+// packedStream is the stream of packed sequences, whose tokens have the positions
+// given, [sequences, length], in the rotary tables.
+func (d decoder) packedStream(positions, cos, sin *Node) stream {
+	s := stream{prompts: positions.Shape().Dim(0), samples: 1, length: positions.Shape().Dim(1)}
+	d.rotary(&s, cos, sin, func(table *Node) *Node {
+		return transposed(Gather(transposed(table), Reshape(positions, -1, 1))) // [dh/2, N]
+	})
+	return s
+}
+
+// rotary sets the tables of a stream, from those that spread makes for all its tokens.
+func (d decoder) rotary(s *stream, cos, sin *Node, spread func(*Node) *Node) {
+	scale := 1 / math.Sqrt(float64(d.HeadDim()))
+	over := func(table *Node, heads int) *Node {
+		all := d.repeat(Reshape(spread(table), 1, 1, -1), heads)
+		return Reshape(all, heads*d.HeadDim()/2, s.sequences()*s.length)
+	}
+	s.keyCos, s.keySin = over(cos, d.NumKeyValueHeads), over(sin, d.NumKeyValueHeads)
+	s.queryCos = over(MulScalar(cos, scale), d.NumAttentionHeads)
+	s.querySin = over(MulScalar(sin, scale), d.NumAttentionHeads)
 }
 
 // embed looks tokens [N] up: Eᵀ·onehot, [D, N]. As a product its gradient is
@@ -497,14 +512,23 @@ func (d decoder) prompt(net network, tokens, cos, sin, bias *Node) (keys, values
 // residual stream [D, N] and the stream's own keys and values. past are the
 // segments before the stream, by layer; mask is the bias within it.
 func (d decoder) completion(net network, tokens *Node, s stream, past [][]segment, mask *Node) (x *Node, keys, values []*Node) {
-	x = d.embed(net.embedding, tokens)
+	x = d.layers(net, tokens, s, func(i int, query, key, value *Node) *Node {
+		keys, values = append(keys, key), append(values, value)
+		return d.attend(query, append(past[i], segment{key, value, mask})...)
+	})
+	return x, keys, values
+}
+
+// layers runs a stream through all layers, with what attends in each, and returns
+// the residual stream [D, N].
+func (d decoder) layers(net network, tokens *Node, s stream, attend func(layer int, query, key, value *Node) *Node) *Node {
+	x := d.embed(net.embedding, tokens)
 	for i, b := range net.blocks {
 		x = d.keep(x)
 		query, key, value := d.attentionInputs(b, x, s, true)
-		keys, values = append(keys, key), append(values, value)
-		x = d.finish(b, x, d.attend(query, append(past[i], segment{key, value, mask})...), s)
+		x = d.finish(b, x, attend(i, query, key, value), s)
 	}
-	return d.kept(x), keys, values
+	return d.kept(x)
 }
 
 // keep marks what a layer begins with: all until the next mark is computed again
@@ -543,6 +567,9 @@ func (d decoder) predict(net network, in batchInputs) (h, logits *Node) {
 
 // hidden is what the head reads, h = norm(x), [D, N].
 func (d decoder) hidden(net network, in batchInputs) *Node {
+	if in.spans != nil {
+		return d.rmsNorm(d.packed(net, in), net.norm)
+	}
 	keys, values := d.prompt(net, in.prompts, in.promptCos, in.promptSin, in.bias)
 	dims := in.tokens.Shape().Dimensions
 	s := d.newStream(dims[0], dims[1], in.cos, in.sin)
@@ -633,12 +660,16 @@ type batchInputs struct {
 	tokens, targets, cos, sin     *Node // [P, n, T] twice, [dh/2, T] twice
 	temperature                   *Node // scalar
 	bias                          *Node // [P, Tp]; nil: nothing is padded
+	spans                         *Node // of a packed batch, which has no prompts: [4, sequences, T] as batch.packedTokens has them
 }
 
-// batchInputs reads the inputs in the order of Config.tensors and returns what
-// follows them.
+// batchInputs reads the inputs in the order of Config.batchTensors and returns what
+// follows them. Where a compiler fuses operations all batches are packed.
 func (d decoder) batchInputs(inputs []*Node, padded bool) (in batchInputs, rest []*Node) {
-	in = batchInputs{inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5], inputs[6], inputs[7], nil}
+	if d.fused {
+		return batchInputs{tokens: inputs[0], targets: inputs[1], spans: inputs[2], cos: inputs[3], sin: inputs[4], temperature: inputs[5]}, inputs[6:]
+	}
+	in = batchInputs{inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5], inputs[6], inputs[7], nil, nil}
 	rest = inputs[8:]
 	if padded {
 		in.bias, rest = rest[0], rest[1:]

@@ -134,6 +134,10 @@ func (c Config) promptInputs(u *uploads, b batch, tokens []int32) {
 // batchTensors puts the inputs of decoder.batchInputs and says whether the
 // prompts are padded.
 func (c Config) batchTensors(u *uploads, b batch, temperature float64, row func(i int) (prompt, completion []int32)) (padded bool) {
+	if b.packed != nil {
+		c.packedTensors(u, b, temperature, row)
+		return false
+	}
 	prompts, bias := b.promptTokens()
 	c.promptInputs(u, b, prompts)
 	n := b.prompts * b.samples * b.completion
@@ -159,6 +163,23 @@ func (c Config) batchTensors(u *uploads, b batch, temperature float64, row func(
 	return bias != nil
 }
 
+// packedTensors is batchTensors of a packed batch.
+func (c Config) packedTensors(u *uploads, b batch, temperature float64, row func(i int) (prompt, completion []int32)) {
+	tokens, spans := b.packedTokens(func(i int) []int32 { _, completion := row(i); return completion })
+	targets := make([]int32, len(tokens))
+	b.eachRow(func(i, at int) {
+		_, completion := row(i)
+		copy(targets[at:], completion)
+	})
+	put(u, tokens, b.prompts, b.samples, b.completion)
+	put(u, targets, b.prompts, b.samples, b.completion)
+	put(u, spans, 4, b.prompts, b.completion)
+	cos, sin := c.rope(0, b.completion)
+	put(u, cos, c.HeadDim()/2, b.completion)
+	put(u, sin, c.HeadDim()/2, b.completion)
+	put(u, []float32{float32(temperature)})
+}
+
 // Row is a completion to score. The completion holds its end token where it
 // has one.
 type Row struct {
@@ -177,8 +198,7 @@ type Scored struct {
 func (e *Engine) Score(ctx context.Context, rows []Row, temperature float64) ([]Scored, error) {
 	result := make([]Scored, len(rows))
 	err := e.forward(ctx, e.score, rows, temperature, func(b batch, out [][]float32) error {
-		b.each(func(i, place int) {
-			from := place * b.completion
+		b.eachRow(func(i, from int) {
 			to := from + len(rows[i].Completion)
 			result[i] = Scored{out[0][from:to:to], out[1][from:to:to]}
 		})
@@ -240,7 +260,7 @@ func (e *Engine) forwardBatches(whole bool, rows []Row) []batch {
 	if whole {
 		logits = 4 * c.VocabSize
 	}
-	return boxed(fewestTokens(all, lengths), c.tokensWithin(floats, 1, logits))
+	return c.strips(all, lengths, c.tokensWithin(floats, 1, logits))
 }
 
 func (e *Engine) forwardBatch(programs [2]*program, b batch, rows []Row, temperature float64) ([][]float32, error) {

@@ -132,9 +132,9 @@ func (e *Engine) predict(ctx context.Context, rows []Row, temperature float64, v
 	logits, hidden := make([]float64, e.decoder.VocabSize), make([]float32, e.decoder.HiddenSize)
 	return e.forward(ctx, e.inspect, rows, temperature, func(b batch, out [][]float32) (err error) {
 		n := len(out[0])
-		b.each(func(i, place int) {
+		b.eachRow(func(i, from int) {
 			for t := range rows[i].Completion {
-				at := place*b.completion + t
+				at := from + t
 				if !finite(float64(out[0][at])) || !finite(float64(out[1][at])) {
 					err = cmp.Or(err, fmt.Errorf("row %d, token %d: the logits are no distribution (NaN or infinite)", i, t))
 					return

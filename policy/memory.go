@@ -120,7 +120,8 @@ func (d Demand) Plan() MemoryPlan {
 		if d.Learning.GradientCheckpointing { // one at a time, and what each begins with
 			layers = 1
 		}
-		at.Device.Activations = int64(d.ActivationBytes) * int64(layers*c.activations(b)+c.NumHiddenLayers*c.HiddenSize*b.tokens())
+		scores := 4 * c.NumAttentionHeads * b.columns() * b.completion / c.pieces(b) // of one layer
+		at.Device.Activations = int64(d.ActivationBytes) * int64(layers*c.activations(b)+c.NumHiddenLayers*c.kept()*b.tokens()+scores)
 		at.Device.Logits = int64(4 * 4 * min(readFloats, c.VocabSize*b.columns()))
 	}
 	engines := int64(d.Engines)
@@ -144,6 +145,12 @@ func (d Demand) Plan() MemoryPlan {
 		Host: Memory{Weights: weights, Logits: engines * 4 * int64(c.VocabSize*rows)},
 	}
 	return plan
+}
+
+// kept is how many floats of a token a layer keeps for the way back at least: what it begins
+// with, and the queries, keys, values and result of its attention.
+func (c Config) kept() int {
+	return c.HiddenSize + 2*(c.NumAttentionHeads+c.NumKeyValueHeads)*c.HeadDim()
 }
 
 // groups are the demand's rows, as an update or a generation has them.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"math"
 	"math/bits"
 	"slices"
 )
@@ -15,20 +16,13 @@ const maxPadding = 0.1
 //
 // Without a budget of tokens, batches are as large as memory of a fixed size
 // allows and rows of one prompt stay together. With one they are packed by
-// length: see packed. Where each shape is compiled for seconds they are boxed, by a
-// budget of about that memory where there is none.
+// length: see packed. Where each shape is compiled for seconds they are strips, of one
+// shard, and of what a device has room for where there is no budget.
 func (c Config) microBatches(all []group, lengths []int, l Learning, compiled bool) [][]batch {
-	shards := make([][]batch, l.Shards)
 	if compiled {
-		budget := l.MaxTokensPerMicroBatch
-		if budget == 0 {
-			budget = c.tokensWithin(gradientFloats, c.NumHiddenLayers, 8*c.VocabSize)
-		}
-		for i, part := range deal(fewestTokens(all, lengths), l.Shards) {
-			shards[i] = boxed(part, budget)
-		}
-		return shards
+		return [][]batch{c.strips(all, lengths, cmp.Or(l.MaxTokensPerMicroBatch, c.tokensWithin(deviceFloats, c.NumHiddenLayers, 0)))}
 	}
+	shards := make([][]batch, l.Shards)
 	if l.MaxTokensPerMicroBatch == 0 {
 		width := width(all, l.Shards)
 		for i, part := range deal(split(all, width), l.Shards) {
@@ -83,7 +77,7 @@ func leastPadded(all []group, lengths []int) []group {
 
 // alone is the batch of one group.
 func alone(g group) batch {
-	return batch{1, len(g.rows), fine(len(g.prompt) - 1), fine(g.longest), []group{g}}
+	return batch{prompts: 1, samples: len(g.rows), prefix: fine(len(g.prompt) - 1), completion: fine(g.longest), groups: []group{g}}
 }
 
 // fine rounds n up to a multiple of 1/32 of the power of two below it, 3 % at
@@ -112,7 +106,7 @@ func packed(all []group, lengths []int, budget int) []batch {
 		used := b.used(lengths)
 		for _, g := range sorted[from+1:] {
 			one := alone(g)
-			next := batch{b.prompts + 1, b.samples, max(b.prefix, one.prefix), max(b.completion, one.completion), nil}
+			next := batch{prompts: b.prompts + 1, samples: b.samples, prefix: max(b.prefix, one.prefix), completion: max(b.completion, one.completion)}
 			used += one.used(lengths)
 			if one.samples != b.samples || next.tokens() > budget || float64(next.tokens()-used) > maxPadding*float64(next.tokens()) {
 				break
@@ -126,77 +120,108 @@ func packed(all []group, lengths []int, budget int) []batch {
 	return list
 }
 
-// coarse rounds n up to one of so many sizes an octave, a power of two of them, from
-// 16 on.
-func coarse(n, sizes int) int {
-	n = max(n, 16)
-	step := powerOfTwo(n) / 2 / sizes
+// coarse rounds n up to a multiple of a quarter of the power of two at or above it:
+// to two sizes an octave.
+func coarse(n int) int {
+	step := max(1, powerOfTwo(n)/4)
 	return (n + step - 1) / step * step
 }
 
-// box is the batch of one group in coarse sizes.
-func box(g group) batch {
-	return batch{1, powerOfTwo(len(g.rows)), coarse(len(g.prompt)-1, 1), coarse(g.longest, 4), nil}
-}
-
-// fewestTokens is byLength at the power of two of rows with the fewest tokens to
-// compute in boxes.
-func fewestTokens(all []group, lengths []int) []group {
-	widest := 1
+// strips makes packed batches of about budget tokens. All their sequences have one
+// length, of few: the one at which the least is computed, since longer ones are filled
+// better and keep more rows of a prompt together, and cost more attention. Their numbers
+// are few too, since every shape is compiled.
+func (c Config) strips(all []group, lengths []int, budget int) []batch {
+	longest := 1
 	for _, g := range all {
-		widest = max(widest, len(g.rows))
+		longest = max(longest, len(g.prompt)-1+g.longest)
 	}
-	var best []group
-	least := -1
-	for n := 1; n <= widest; n *= 2 {
-		cut := byLength(all, n, lengths)
-		computed := 0
-		for _, g := range cut {
-			computed += box(g).tokens()
-		}
-		if least < 0 || computed < least {
-			best, least = cut, computed
+	var best [][]group
+	length, least := 0, math.Inf(1)
+	for n := coarse(max(longest, 32)); n == coarse(max(longest, 32)) || n <= min(budget, 8*longest); n = coarse(n + 1) {
+		filled := binned(all, lengths, n)
+		if cost := float64(len(filled)) * float64(n) * c.costPerToken(n); cost < least {
+			best, length, least = filled, n, cost
 		}
 	}
-	return best
-}
-
-// boxed makes batches of few shapes out of groups: those with prompts of a size go
-// together, the longest completions first, as many as the budget of tokens, padding
-// included, has room for; one group is a batch even if it is larger. Numbers of
-// prompts are powers of two, without empty places.
-func boxed(all []group, budget int) []batch {
-	sorted := slices.Clone(all)
-	slices.SortStableFunc(sorted, func(a, b group) int {
-		x, y := box(a), box(b)
-		return cmp.Or(y.samples-x.samples, y.prefix-x.prefix, b.longest-a.longest)
-	})
 	var list []batch
-	for from := 0; from < len(sorted); {
-		b := box(sorted[from])
-		for next := b; next.tokens() <= budget; next.prompts *= 2 {
-			b.prompts = next.prompts
+	for sequences := range slices.Chunk(best, max(1, budget/length)) {
+		b := batch{prompts: len(sequences), samples: 1, completion: length, packed: sequences, lengths: lengths}
+		if len(sequences) < budget/length {
+			b.prompts = min(budget/length, coarse(len(sequences)))
 		}
-		n := 1
-		for n < b.prompts && from+n < len(sorted) {
-			if next := box(sorted[from+n]); next.samples != b.samples || next.prefix != b.prefix {
-				break
-			}
-			n++
-		}
-		n = powerOfTwo(n/2 + 1) // the greatest that is not above it
-		b.prompts, b.groups = n, sorted[from:from+n]
 		list = append(list, b)
-		from += n
 	}
 	return list
+}
+
+// costPerToken is about how many multiplications a token of a packed sequence takes:
+// those of the weights, and attention of half the sequence's length, which counts
+// twice as it uses a processor less well.
+func (c Config) costPerToken(length int) float64 {
+	return float64(c.Parameters()) + float64(2*c.NumHiddenLayers*c.NumAttentionHeads*c.HeadDim()*length)
+}
+
+// binned puts the rows of groups into as few sequences of a length as it can, each row
+// behind the prompt of its group and others of the group, if need be in several
+// sequences. Every row and its prompt must fit.
+func binned(all []group, lengths []int, length int) [][]group {
+	var filled [][]group
+	var room []int
+	// tightest is the sequence with the least room among those with n, or −1.
+	tightest := func(n int) int {
+		best := -1
+		for i, r := range room {
+			if r >= n && (best < 0 || r < room[best]) {
+				best = i
+			}
+		}
+		return best
+	}
+	total := func(g group) int {
+		n := len(g.prompt) - 1
+		for _, row := range g.rows {
+			n += lengths[row]
+		}
+		return n
+	}
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b group) int { return total(b) - total(a) })
+	for _, g := range sorted {
+		if n := total(g); tightest(n) >= 0 {
+			i := tightest(n)
+			filled[i], room[i] = append(filled[i], g), room[i]-n
+			continue
+		}
+		rows := slices.Clone(g.rows)
+		slices.SortStableFunc(rows, func(a, b int) int { return lengths[b] - lengths[a] })
+		for len(rows) > 0 {
+			part := group{prompt: g.prompt}
+			i := tightest(len(g.prompt) - 1 + lengths[rows[0]])
+			if i < 0 {
+				i = len(room)
+				filled, room = append(filled, nil), append(room, length)
+			}
+			room[i] -= len(g.prompt) - 1
+			rows = slices.DeleteFunc(rows, func(row int) bool {
+				if lengths[row] > room[i] {
+					return false
+				}
+				room[i] -= lengths[row]
+				part.rows, part.longest = append(part.rows, row), max(part.longest, lengths[row])
+				return true
+			})
+			filled[i] = append(filled[i], part)
+		}
+	}
+	return filled
 }
 
 // used is the number of a batch's tokens that are not padding. The prompt
 // stream leaves out the last token of the prompt.
 func (b batch) used(lengths []int) int {
 	n := 0
-	for _, g := range b.groups {
+	for _, g := range slices.Concat(append(b.packed, b.groups)...) {
 		n += len(g.prompt) - 1
 		for _, row := range g.rows {
 			n += lengths[row]

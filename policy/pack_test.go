@@ -102,43 +102,87 @@ func TestPackedRows(t *testing.T) {
 	}
 }
 
-// Boxes hold every row once, within the budget, and a run meets few of their shapes.
-func TestBoxedRows(t *testing.T) {
-	c := tinyModels["grouped"]
-	shapes := map[[4]int]bool{}
+// Packed sequences hold every row once, behind the prompt of its group, within the
+// budget and with little padding, and a run meets few shapes of them.
+func TestStrips(t *testing.T) {
+	c := Workloads()["qwen2.5-0.5b"].Config
+	shapes := map[[2]int]bool{}
 	for seed := range uint64(50) {
 		all, lengths := mathLengths(seed, 64, 8)
 		l := DefaultLearning()
 		l.MaxTokensPerMicroBatch = 16384
 		seen := make([]int, len(lengths))
+		padded, used := 0, 0
 		for _, b := range slices.Concat(c.microBatches(all, lengths, l, true)...) {
-			if b.tokens() > l.MaxTokensPerMicroBatch && b.prompts > 1 {
-				t.Errorf("seed %d: batch of %d tokens", seed, b.tokens())
+			if b.tokens() > l.MaxTokensPerMicroBatch || len(b.packed) > b.prompts {
+				t.Errorf("seed %d: batch of %d tokens, %d sequences in %d", seed, b.tokens(), len(b.packed), b.prompts)
 			}
-			if len(b.groups) > b.prompts {
-				t.Errorf("seed %d: %d groups in a batch of %d", seed, len(b.groups), b.prompts)
-			}
-			for _, g := range b.groups {
-				if len(g.prompt)-1 > b.prefix || len(g.rows) > b.samples {
-					t.Errorf("seed %d: a group of %d rows and %d prompt tokens in a batch of %d and %d", seed, len(g.rows), len(g.prompt), b.samples, b.prefix)
+			for _, groups := range b.packed {
+				n := 0
+				for _, g := range groups {
+					n += len(g.prompt) - 1
+					for _, row := range g.rows {
+						n += lengths[row]
+						if !slices.Contains(all[row/8].rows, row) || len(all[row/8].prompt) != len(g.prompt) {
+							t.Errorf("seed %d: row %d behind another prompt", seed, row)
+						}
+					}
+				}
+				if n > b.completion {
+					t.Errorf("seed %d: %d tokens in a sequence of %d", seed, n, b.completion)
 				}
 			}
-			b.each(func(row, _ int) {
+			b.eachRow(func(row, at int) {
 				seen[row]++
-				if lengths[row] > b.completion {
-					t.Errorf("seed %d: row of %d tokens in a batch of %d", seed, lengths[row], b.completion)
+				if from := at % b.completion; from+lengths[row] > b.completion {
+					t.Errorf("seed %d: row %d of %d tokens at %d of %d", seed, row, lengths[row], from, b.completion)
 				}
 			})
-			shapes[[4]int{b.prompts, b.samples, b.prefix, b.completion}] = true
+			shapes[[2]int{b.prompts, b.completion}] = true
+			padded += b.tokens()
+			used += b.used(lengths)
 		}
 		for row, n := range seen {
 			if n != 1 {
 				t.Errorf("seed %d: row %d is in %d places", seed, row, n)
 			}
 		}
+		if waste := float64(padded-used) / float64(padded); waste >= maxPadding {
+			t.Errorf("seed %d: padding is %.3f of the tokens, want below %v", seed, waste, maxPadding)
+		}
 	}
-	if len(shapes) > 150 {
+	if len(shapes) > 20 {
 		t.Errorf("50 steps have %d shapes", len(shapes))
+	}
+}
+
+// What a token of a packed batch may see is its prompt and its own row, as far as itself.
+func TestPackedTokens(t *testing.T) {
+	completions := [][]int32{{10, 11, 12}, {20}, {30, 31}, {}}
+	lengths := []int{3, 1, 2, 0}
+	b := batch{prompts: 2, samples: 1, completion: 12, lengths: lengths, packed: [][]group{
+		{{prompt: []int32{1, 2, 3}, rows: []int{0, 1}}, {prompt: []int32{4}, rows: []int{2, 3}}},
+	}}
+	tokens, spans := b.packedTokens(func(row int) []int32 { return completions[row] })
+	//               1  2| 3 10 11| 3| 4 30|  padding
+	want := [][]int32{
+		{1, 2, 3, 10, 11, 3, 4, 30, 0, 0, 0, 0},
+		{0, 0, 0, 0, 0, 0, 6, 6, 8, 9, 10, 11},
+		{0, 0, 2, 2, 2, 2, 6, 6, 8, 9, 10, 11},
+		{0, 0, 2, 2, 2, 5, 6, 6, 8, 9, 10, 11},
+		{0, 1, 2, 3, 4, 2, 0, 1, 0, 0, 0, 0},
+	}
+	got := [][]int32{tokens[:12]}
+	for i := range 4 {
+		got = append(got, spans[24*i:][:12])
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("tokens, begin, shared, own and position (-want +got):\n%s", diff)
+	}
+	at := map[int]int{}
+	b.eachRow(func(row, from int) { at[row] = from })
+	if diff := cmp.Diff(map[int]int{0: 2, 1: 5, 2: 6, 3: 8}, at); diff != "" {
+		t.Errorf("first columns (-want +got):\n%s", diff)
 	}
 }
 
@@ -146,12 +190,12 @@ func TestBoxedRows(t *testing.T) {
 // the tokens computed over those there are with every prompt once, and the
 // number of micro-batches and of shapes to compile.
 func BenchmarkPacking(b *testing.B) {
-	c := Workloads()["small"].Config
-	for _, budget := range []int{0, 4096, -16384, 16384, 65536} { // -16384: in boxes
+	c := Workloads()["qwen2.5-0.5b"].Config
+	for _, budget := range []int{0, 4096, -16384, 16384, 65536} { // -16384: in strips
 		name, compiled := fmt.Sprint(budget), budget < 0
 		if compiled {
 			budget = -budget
-			name = fmt.Sprint("boxed ", budget)
+			name = fmt.Sprint("strips ", budget)
 		}
 		b.Run(name, func(b *testing.B) {
 			var padded, used, real, count int

@@ -489,8 +489,7 @@ func (s *shard) compute(d *divided, b batch, sum, weights []*tensors.Tensor, l L
 	for i := range n {
 		columns[0][i], columns[1][i] = missing, missing
 	}
-	b.each(func(i, place int) {
-		at := place * b.completion
+	b.eachRow(func(i, at int) {
 		copy(columns[0][at:], samples[i].OldLogProbs)
 		if l.Beta > 0 {
 			copy(columns[1][at:], samples[i].RefLogProbs)
@@ -525,8 +524,7 @@ func (s *shard) compute(d *divided, b batch, sum, weights []*tensors.Tensor, l L
 			return 0, out[3:], err
 		}
 	}
-	b.each(func(i, place int) {
-		from := place * b.completion
+	b.eachRow(func(i, from int) {
 		to := from + len(samples[i].Completion)
 		d.statistics[i] = tokenStatistics{values[1][from:to], values[2][from:to]}
 	})
@@ -536,9 +534,9 @@ func (s *shard) compute(d *divided, b batch, sum, weights []*tensors.Tensor, l L
 // scaledBeta is beta times the scale of every token of a batch.
 func scaledBeta(b batch, samples []Sample, beta float64) []float32 {
 	column := slices.Repeat([]float32{float32(beta)}, b.prompts*b.samples*b.completion)
-	b.each(func(i, place int) {
+	b.eachRow(func(i, at int) {
 		for t, scale := range samples[i].KLScales {
-			column[place*b.completion+t] = float32(beta * float64(scale))
+			column[at+t] = float32(beta * float64(scale))
 		}
 	})
 	return column
