@@ -126,7 +126,7 @@ var passed = map[string]bool{
 	"left": true, "right": true, "big": true, "Big": true, "bigg": true, "Bigg": true, "bigl": true, "bigr": true, "Bigl": true, "Bigr": true, "biggl": true, "biggr": true, "middle": true,
 	"displaystyle": true, "textstyle": true, "limits": true, "nolimits": true, "mathbf": true, "mathit": true, "mathcal": true, "mathsf": true, "mathscr": true, "boldsymbol": true, "bm": true,
 	"vec": true, "overrightarrow": true, "hat": true, "widehat": true, "tilde": true, "underline": true, "bf": true, "rm": true, "it": true, "boxed": true, "fbox": true, "ensuremath": true, "phantom": true,
-	"therefore": true, "angle": true, "measuredangle": true, "triangle": true, "hline": true, "color": true, "mathop": true, "mathrel": true, "mathord": true, "mathstrut": true, "nonumber": true, "notag": true, "cancel": true, "square": true, "Box": true, "blacksquare": true, "qed": true,
+	"therefore": true, "angle": true, "measuredangle": true, "triangle": true, "hline": true, "color": true, "textcolor": true, "mathop": true, "mathrel": true, "mathord": true, "mathstrut": true, "nonumber": true, "notag": true, "cancel": true, "square": true, "Box": true, "blacksquare": true, "qed": true,
 }
 
 // texts are the commands whose argument is prose.
@@ -556,7 +556,7 @@ func (l *lexer) command() {
 	case texts[name]:
 		l.text(name)
 	case passed[name]:
-		if name == "color" {
+		if name == "color" || name == "textcolor" {
 			l.argument()
 		}
 		if (name == "left" || name == "right") && l.i < len(s) && s[l.i] == '.' {

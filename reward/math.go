@@ -127,8 +127,8 @@ func (m Math) Equal(gold, answer string) bool {
 // goldStated finds the answer in a gold answer.
 func goldStated(answer string) (stated, bool) {
 	if strings.Contains(answer, "boxed") {
-		if content, end, ok := boxedGroup(answer); ok {
-			return stated{text: withPercent(content, answer[end:])}, true
+		if b, ok := boxedGroup(answer); ok {
+			return stated{text: withUnit(b.content, answer[b.end:])}, true
 		}
 		if i := strings.LastIndex(answer, `\boxed{`); i >= 0 { // cut off
 			return stated{text: strings.Trim(firstLine(answer[i+len(`\boxed{`):]), " $}")}, true

@@ -619,10 +619,13 @@ func (c *comparison) region(n *node) (spans []span, of *node, ok bool) {
 		}
 		s := span{lo: n.args[0], hi: n.args[1], from: lo, to: hi, loOpen: n.open == '(', hiOpen: n.close == ')'}
 		if math.IsInf(lo, 0) {
-			s.lo, s.loOpen = nil, true
+			s.lo = nil
 		}
 		if math.IsInf(hi, 0) {
-			s.hi, s.hiOpen = nil, true
+			s.hi = nil
+		}
+		if s.lo == nil && !s.loOpen || s.hi == nil && !s.hiOpen { // no real is infinite
+			return nil, nil, false
 		}
 		return []span{s}, nil, true
 	case opSet:

@@ -73,136 +73,65 @@ func findStated(text string, places []Place) (s stated, at Place, ok bool) {
 
 // finalOrBoxed returns the last boxed answers, or what "final answer is" introduces behind them.
 func finalOrBoxed(text string) (stated, bool) {
-	content, end, ok := boxedGroup(text)
+	b, ok := lastBoxes(text)
 	if !ok {
 		return stated{}, false
 	}
 	const phrase = "inal answer is"
-	if i := strings.LastIndex(text[end:], phrase); i >= 0 {
-		rest := strings.TrimLeft(text[end+i+len(phrase):], ": \t\n*")
+	if i := strings.LastIndex(text[b.end:], phrase); i >= 0 {
+		rest := strings.TrimLeft(text[b.end+i+len(phrase):], ": \t\n*")
 		if env, ok := leadingFormula(rest); ok {
 			return stated{text: env}, true
 		}
 	}
-	return stated{text: content, units: withPercent(content, text[end:])[len(content):]}, true
+	if f, ok := b.formula(text); ok {
+		return stated{text: f}, true
+	}
+	unit := unitBehind(b.content, text[b.end:])
+	if unit == `\%` {
+		return stated{text: b.content, units: unit}, true
+	}
+	return stated{text: b.content + unit}, true
 }
 
-// withPercent appends a sign to an answer that the text behind it calls a percentage.
-func withPercent(answer, rest string) string {
-	rest = strings.TrimLeft(rest, " $")
-	rest = strings.TrimPrefix(strings.TrimPrefix(rest, `\)`), `\]`)
-	rest = strings.TrimLeft(rest, ` \`)
+// withUnit appends to an answer the percent sign, the magnitude or the unit that stands in the text behind it.
+func withUnit(answer, rest string) string { return answer + unitBehind(answer, rest) }
+
+// unitBehind returns what scales or measures an answer in the text behind it: "%", "million", \text{ cm}^2. Of the units
+// it takes those that are told apart, where LaTeX marks them.
+func unitBehind(answer, rest string) string {
+	for old := ""; old != rest; {
+		old = rest
+		for _, space := range [...]string{" ", "$", "~", `\)`, `\]`, `\,`, `\;`, `\:`, `\!`, `\ `} {
+			rest = strings.TrimPrefix(rest, space)
+		}
+	}
+	sign := strings.TrimPrefix(rest, `\`)
 	for _, word := range [...]string{"%", "percent", "Percent", "pct"} {
-		if strings.HasPrefix(rest, word) && !strings.HasPrefix(rest, "percentage point") && !strings.Contains(answer, "%") {
-			return answer + `\%`
+		if strings.HasPrefix(sign, word) && !strings.HasPrefix(sign, "percentage point") && !strings.Contains(answer, "%") {
+			return `\%`
 		}
 	}
-	return answer
-}
-
-// boxedAt returns the content of the box whose command starts at i, and where it ends.
-func boxedAt(text string, i int) (content string, end int, ok bool) {
-	brace := strings.IndexByte(text[i:min(len(text), i+12)], '{')
-	if brace < 0 {
-		return "", 0, false
+	if textCommand(answer) > 0 || !strings.ContainsAny(answer, "0123456789") {
+		return ""
 	}
-	brace += i
-	depth := 0
-	for j := brace; j < len(text); j++ {
-		switch text[j] {
-		case '\\':
-			if j+1 < len(text) && (text[j+1] == '{' || text[j+1] == '}') {
-				j++
-			}
-		case '{':
-			depth++
-		case '}':
-			if depth--; depth == 0 {
-				return text[brace+1 : j], j + 1, true
+	if textCommand(rest) > 0 {
+		phrase, end, ok := boxedAt(rest, 0)
+		if power, _ := magnitude(phrase); !ok || power == 0 && unitOf(phrase) == "" {
+			return ""
+		}
+		for _, power := range [...]string{"^2", "^3", "^{2}", "^{3}"} {
+			if strings.HasPrefix(rest[end:], power) {
+				end += len(power)
+				break
 			}
 		}
-		if j-brace > 2*maxMathBytes {
-			break
-		}
+		return rest[:end]
 	}
-	return "", 0, false
-}
-
-// boxedGroup returns the contents of the last box and of those that "and", "or", a comma or nothing joins to it, as a
-// list, and where the last one ends. An inner box of nested ones is the content of the outer.
-func boxedGroup(text string) (content string, end int, ok bool) {
-	if !strings.Contains(text, "boxed") { // forwards, which is faster
-		return "", 0, false
+	if _, after, ok := scanMagnitude(rest); ok {
+		return " " + rest[:len(rest)-len(after)]
 	}
-	start := len(text)
-	for range 64 {
-		i := strings.LastIndex(text[:start], `boxed`)
-		if i < 1 {
-			return content, end, ok
-		}
-		if text[i-1] != '\\' {
-			start = i
-			continue
-		}
-		c, e, fine := boxedAt(text, i)
-		switch {
-		case !fine: // cut off, or empty of braces
-			start = i
-			continue
-		case !ok || e > end: // the last one, or around it
-			content, end, ok = c, e, true
-		case e <= start && joins(text[e:start]):
-			content = c + "," + content
-		default:
-			return content, end, ok
-		}
-		start = i
-		for start > 0 && text[start-1] == '\\' {
-			start--
-		}
-	}
-	return content, end, ok
-}
-
-// joins reports whether the text between two boxes, or two formulas, makes a list of them.
-func joins(between string) bool {
-	if len(between) > 60 || strings.Contains(between, "\n\n\n") {
-		return false
-	}
-	count, linked := 0, strings.ContainsAny(between, ",;")
-	for i := 0; i < len(between); {
-		if between[i] == '\\' { // a command
-			j := i + 1
-			for j < len(between) && isASCIILetter(between[j]) {
-				j++
-			}
-			i = max(j, i+2)
-			continue
-		}
-		if !isASCIILetter(between[i]) {
-			i++
-			continue
-		}
-		j := i
-		for j < len(between) && isASCIILetter(between[j]) {
-			j++
-		}
-		switch strings.ToLower(between[i:j]) {
-		case "and", "or":
-			linked = true
-		case "so", "thus", "hence", "then", "therefore", "wait", "no", "not", "but", "is", "final", "answer":
-			return false
-		default:
-			if j-i > 1 {
-				count++
-			}
-		}
-		i = j
-	}
-	if strings.ContainsAny(between, "=.") && !linked {
-		return false
-	}
-	return count == 0 || linked && count <= 4
+	return ""
 }
 
 // formula is where a stretch between mathematical delimiters stands.
@@ -288,7 +217,7 @@ func leadingFormula(text string) (string, bool) {
 	for last+1 < len(fs) && joinsFormulas(text[fs[last].end:fs[last+1].start]) {
 		last++
 	}
-	return withPercent(text[fs[0].from:fs[last].to], text[fs[last].end:]), true
+	return withUnit(text[fs[0].from:fs[last].to], text[fs[last].end:]), true
 }
 
 func joinsFormulas(between string) bool {
@@ -378,7 +307,7 @@ func introduced(rest string) (stated, bool) {
 	if marked {
 		if fs := formulas(line); len(fs) > 0 {
 			f := fs[len(fs)-1]
-			return stated{text: withPercent(line[f.from:f.to], line[f.end:])}, true
+			return stated{text: withUnit(line[f.from:f.to], line[f.end:])}, true
 		}
 		if s, ok := lastNumeral(line); ok {
 			return s, true
@@ -416,7 +345,7 @@ func plainAnswer(rest string) (stated, bool) {
 			return stated{text: line, plain: true}, true
 		}
 		if head != "" && isFormula(head) {
-			return stated{text: withPercent(head, line[i:]), plain: true}, true
+			return stated{text: withUnit(head, line[i:]), plain: true}, true
 		}
 	}
 	return stated{}, false
@@ -523,7 +452,7 @@ func lastFormula(text string) (stated, bool) {
 		}
 		n, ok := parseMath(content, false)
 		if len(content) <= maxMathBytes && !isDenied(text[:fs[first].start]) && (!ok && !isBlank(content) || ok && n.op != opText || isWord(content)) {
-			return stated{text: withPercent(content, text[fs[last].end:])}, true
+			return stated{text: withUnit(content, text[fs[last].end:])}, true
 		}
 		text, fs = text[:fs[first].start], fs[:first]
 	}
@@ -543,6 +472,12 @@ func isDenied(text string) bool {
 	if i := strings.Index(text, "whether "); i >= 0 && !strings.ContainsAny(text[i:], ".?!\n") {
 		return true
 	}
+	return isNegated(text)
+}
+
+// isNegated reports whether text ends in a word that denies what stands behind it.
+func isNegated(text string) bool {
+	text = text[max(0, len(text)-80):]
 	text = strings.TrimSuffix(strings.TrimRight(text, " $\\([{}*_`"), " be")
 	if text == "" || strings.IndexByte("tTrRnNfF", text[len(text)-1]) < 0 {
 		return false
@@ -585,7 +520,7 @@ func lastRun(text string) (stated, bool) {
 			if i := strings.LastIndexByte(s, '='); i > 0 && strings.ContainsAny(s[i:], "0123456789") && (isArithmetic(s[:i]) || strings.HasSuffix(lead, "&=")) {
 				s = strings.TrimLeft(s[i+1:], " $")
 			}
-			return stated{text: withPercent(s, text[to:]), plain: strings.IndexByte(s, '\\') < 0}, true
+			return stated{text: withUnit(s, text[to:]), plain: strings.IndexByte(s, '\\') < 0}, true
 		}
 		text = text[:from]
 	}

@@ -204,7 +204,7 @@ func scanPowerOfTen(s string) (power int, rest string, ok bool) {
 
 // scanMagnitude reads "hundred", "thousand", "million", "billion", "trillion".
 func scanMagnitude(s string) (power int, rest string, ok bool) {
-	t := strings.TrimLeft(s, " ")
+	t := strings.TrimLeft(s, " {") // also the argument of \text
 	if !startsWithLetter(t) {
 		return 0, s, false
 	}

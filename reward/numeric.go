@@ -89,8 +89,14 @@ type place struct {
 }
 
 func findAnswer(text string) place {
-	if t, ok := boxedText(text); ok {
-		return place{marked, t}
+	if b, ok := lastBoxes(text); ok {
+		if f, ok := b.formula(text); ok {
+			return place{marked, f}
+		}
+		if inner, ok := boxedText(b.content); ok {
+			b.content = inner
+		}
+		return place{marked, withUnit(b.content, text[b.end:])}
 	}
 	if t, ok := afterHashes(text); ok {
 		return place{marked, t}
@@ -104,11 +110,11 @@ func findAnswer(text string) place {
 // boxedText returns the content of the last boxes, without the boxes inside them.
 func boxedText(text string) (content string, ok bool) {
 	for range maxMathDepth {
-		inner, _, fine := boxedGroup(text)
+		b, fine := boxedGroup(text)
 		if !fine {
 			break
 		}
-		content, text, ok = inner, inner, true
+		content, text, ok = b.content, b.content, true
 	}
 	return content, ok
 }
