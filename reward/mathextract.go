@@ -1,6 +1,7 @@
 package reward
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -341,6 +342,9 @@ func plainAnswer(rest string) (stated, bool) {
 	}
 	if i := firstWord(line); i > 0 {
 		head := strings.TrimRight(line[:i], " ,;:(*")
+		if isPostfix(line[i:wordEnd(line, i)]) || goesOnComputing(line[i:]) {
+			return stated{text: line, plain: true}, true
+		}
 		if strings.HasSuffix(head, " or") || strings.HasSuffix(head, " and") { // "5, or possibly 6"
 			return stated{text: line, plain: true}, true
 		}
@@ -349,6 +353,19 @@ func plainAnswer(rest string) (stated, bool) {
 		}
 	}
 	return stated{}, false
+}
+
+// goesOnComputing reports whether s, behind a number, makes another of it: "over 4", "plus x", "to the power of 4", but
+// not "out of 4", "to 2 decimals".
+func goesOnComputing(s string) bool {
+	word, rest, _ := strings.Cut(s, " ")
+	switch word {
+	case "to":
+		return strings.HasPrefix(rest, "the ")
+	case "of", "out", "in", "per":
+		return false
+	}
+	return operandBehind(s) > 0
 }
 
 // sentenceEnd returns where ". " or ", which" and the like end a statement, or -1.
@@ -465,7 +482,7 @@ func isBlank(s string) bool {
 	return ok && len(toks) == 1
 }
 
-// isDenied reports whether what is stated behind text is said not to be so, or in question: "not 5", "rather than 5",
+// isDenied reports whether what is stated behind text is said not to be so, or in question: "not 5", "less than 5",
 // "whether the answer is 5".
 func isDenied(text string) bool {
 	text = text[max(0, len(text)-80):]
@@ -482,7 +499,7 @@ func isNegated(text string) bool {
 	if text == "" || strings.IndexByte("tTrRnNfF", text[len(text)-1]) < 0 {
 		return false
 	}
-	for _, word := range [...]string{"not", "cannot", "never", "neither", "nor", "rather than", "instead of"} {
+	for _, word := range [...]string{"not", "cannot", "never", "neither", "nor", "than", "instead of"} {
 		i := len(text) - len(word)
 		if i >= 0 && strings.EqualFold(text[i:], word) && (i == 0 || !isASCIILetter(text[i-1])) {
 			return true
@@ -582,9 +599,14 @@ func runAround(text string, last int) (from, to int) {
 		}
 		end := wordEnd(text, next)
 		word := text[next:end]
+		if strings.HasPrefix(word, "decimal") || strings.HasPrefix(word, "significant") { // to 2 decimal places
+			return from, from
+		}
 		if !isMathWord(word) || isASCIILetter(word[0]) && isUnit(word) {
-			if _, _, ok := scanMagnitude(word); ok {
-				to = next + len(strings.TrimRight(word, ".,;:!?"))
+			if _, _, ok := scanMagnitude(word); ok || isPostfix(word) {
+				to = next + len(strings.TrimRight(word, ".,;:!?*"))
+			} else if n := operandBehind(text[next:]); n > 0 {
+				to = next + n
 			}
 			break
 		}
@@ -598,6 +620,10 @@ func runAround(text string, last int) (from, to int) {
 		}
 		begin := wordStart(text, base, end-1)
 		word := text[begin:end]
+		if n := operandBefore(text[base:end]); n > 0 {
+			from = end - n
+			continue
+		}
 		if !isMathWord(word) || isMarker(word) && strings.TrimSpace(text[base:begin]) == "" {
 			break
 		}
@@ -608,6 +634,77 @@ func runAround(text string, last int) (from, to int) {
 		from = begin
 	}
 	return trimRun(text, from, to)
+}
+
+// operandBefore returns the length of the number, and of the words that compute with it, that text ends with, or 0:
+// the "3 out of" of "3 out of 4", "half of", "x to the".
+func operandBefore(text string) int {
+	end := len(text)
+	for end > 0 {
+		begin := wordStart(text, 0, end)
+		word := text[begin:end]
+		if !isConnective(word) {
+			number := strings.ContainsAny(word, "0123456789") || len(word) == 1 && !isUnit(word)
+			if end < len(text) && (number && isMathWord(word) && strings.IndexByte(".,;:!?", word[len(word)-1]) < 0 || isFraction(word) || slices.Contains(numberWords, strings.ToLower(word))) {
+				return len(text) - begin
+			}
+			return 0
+		}
+		end = len(strings.TrimRight(text[:begin], " "))
+	}
+	return 0
+}
+
+// operandBehind returns the length of the words that compute with the number before text, and of a name behind them,
+// or 0: the "times x" of "3 times x", "and a half".
+func operandBehind(text string) int {
+	for _, half := range [...]string{"and a half", "and a third", "and a quarter", "point "} {
+		if strings.HasPrefix(text, half) {
+			return wordEnd(text, len(half)-1)
+		}
+	}
+	i := 0
+	for i < len(text) {
+		end := wordEnd(text, i)
+		if word := text[i:end]; !isConnective(word) {
+			if name := strings.TrimRight(word, ".,;:!?*$"); i > 0 && isMathWord(name) && !isUnit(name) {
+				return i + len(name)
+			}
+			return 0
+		}
+		i = end + len(text[end:]) - len(strings.TrimLeft(text[end:], " "))
+		if i == end {
+			break
+		}
+	}
+	return 0
+}
+
+// isConnective reports whether a word stands between two numbers that make another together.
+func isConnective(word string) bool {
+	switch strings.ToLower(word) {
+	case ":", "to", "over", "of", "out", "by", "per", "in", "plus", "times", "divided", "multiplied", "raised", "the", "power":
+		return true
+	}
+	return false
+}
+
+// isFraction reports whether a word makes another number of that which "of" introduces.
+func isFraction(word string) bool {
+	switch strings.ToLower(word) {
+	case "half", "third", "quarter", "square", "cube", "root", "factorial", "logarithm", "reciprocal":
+		return true
+	}
+	return false
+}
+
+// isPostfix reports whether a word computes with the number before it.
+func isPostfix(word string) bool {
+	switch strings.ToLower(strings.TrimRight(word, ".,;:!?*}")) {
+	case "squared", "cubed", "factorial":
+		return true
+	}
+	return false
 }
 
 // trimRun takes off the ends of a run what says nothing there: punctuation, signs without an operand, emphasis, and

@@ -477,7 +477,11 @@ func isUnit(s string) bool {
 		if len(w) == 1 { // 5 m is a length, 5 x is a term
 			return strings.Contains("mgshdLlVWANJKFCaI", w)
 		}
-		return w != "pi" && w != "sqrt" && w != "mod"
+		switch w {
+		case "pi", "sqrt", "mod", "plus", "minus", "divided", "multiplied", "squared", "cubed", "factorial":
+			return false
+		}
+		return true
 	})
 }
 

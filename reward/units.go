@@ -40,9 +40,9 @@ func unitOf(phrase string) string {
 	known, power := "", ""
 	for word := range strings.FieldsFuncSeq(unitTypography.Replace(strings.ToLower(phrase)), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
 		switch {
-		case word == "square" || word == "sq":
+		case word == "square" || word == "sq" || word == "squared":
 			power = "^2"
-		case word == "cubic" || word == "cu":
+		case word == "cubic" || word == "cu" || word == "cubed":
 			power = "^3"
 		case word[0] == '^':
 			power = word
