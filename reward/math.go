@@ -325,10 +325,11 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	if paren && !closed {
 		return 0, "", false
 	}
+	spaced := t != strings.TrimLeft(t, ` ~\`)
 	t = strings.TrimLeft(t, " ~")
 	if braced {
 		if after, ok := strings.CutPrefix(t, "}"); ok {
-			t = after
+			t, spaced = after, spaced || after != strings.TrimLeft(after, ` ~\`)
 		} else if paren {
 			t = strings.TrimSuffix(t, "}")
 		}
@@ -340,14 +341,18 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	if rest == "" {
 		return letter, "", true
 	}
+	if after, ok := strings.CutPrefix(strings.TrimLeft(rest, ",; "), "not "); ok { // (C), not (D)
+		_, other, ok := choice(strings.TrimRight(after, "}"))
+		return letter, "", ok && other == ""
+	}
 	if isAlternative(rest) {
 		return 0, "", false
 	}
 	operators := "(+-*/^=,!"
-	if braced {
+	if spaced {
 		operators = "+*/^="
 	}
-	if !marked || paren && !strings.HasPrefix(t, " ") && strings.IndexByte(operators, rest[0]) >= 0 {
+	if !marked || paren && strings.IndexByte(operators, rest[0]) >= 0 {
 		return 0, "", false
 	}
 	return letter, rest, true
@@ -362,7 +367,7 @@ func isAlternative(rest string) bool {
 		return true
 	}
 	_, _, ok := choice(t)
-	return ok && len(t) < len(rest)
+	return ok && (len(t) < len(rest) || t[0] == '(')
 }
 
 // expandSigns replaces a ± b by the list a + b, a − b. All signs of an expression go together.

@@ -348,11 +348,24 @@ func plainAnswer(rest string) (stated, bool) {
 		if strings.HasSuffix(head, " or") || strings.HasSuffix(head, " and") { // "5, or possibly 6"
 			return stated{text: line, plain: true}, true
 		}
+		if head == "A" && i == len("A ") && !isConjunction(line[i:]) { // "A triangle"
+			return stated{text: line, plain: true}, true
+		}
 		if head != "" && isFormula(head) {
 			return stated{text: withUnit(head, line[i:]), plain: true}, true
 		}
 	}
 	return stated{}, false
+}
+
+// isConjunction reports whether s goes on behind a statement, of which it is no noun.
+func isConjunction(s string) bool {
+	word, _, _ := strings.Cut(s, " ")
+	switch strings.Trim(word, ".,:;") {
+	case "because", "since", "as", "for", "which", "where", "when", "while", "but", "so", "is", "due", "by", "from", "given", "if", "only", "here":
+		return true
+	}
+	return false
 }
 
 // goesOnComputing reports whether s, behind a number, makes another of it: "over 4", "plus x", "to the power of 4", but

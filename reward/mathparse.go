@@ -425,6 +425,9 @@ func (p *mathParser) unit(of *node) *node {
 			words = append(words, "per")
 		} else {
 			words = append(words, p.peek().text)
+			if slices.Contains(numberWords, words[len(words)-1]) { // 4 point five
+				return p.fail()
+			}
 		}
 		p.advance()
 	}
