@@ -234,6 +234,8 @@ func (l *lexer) rune() {
 	switch text, ok := runes[r]; {
 	case ok:
 		l.sym(text)
+	case r == '¢':
+		l.add(tokText, "cents")
 	case unicode.IsSpace(r) || r == '\u200b' || r == '\ufeff' || isCurrency(r) || unicode.Is(unicode.Sc, r):
 		l.space = true
 	case r == 'π':
@@ -600,6 +602,11 @@ func (l *lexer) command() {
 		l.add(tokCmd, name)
 	case name == "cr":
 		l.sym(`\\`)
+	case name == "not":
+		rest := strings.TrimLeft(l.s[l.i:], " ")
+		l.bad = !strings.HasPrefix(rest, "=")
+		l.i = len(l.s) - len(strings.TrimPrefix(rest, "="))
+		l.sym("!=")
 	case name == "R":
 		l.add(tokCmd, "reals")
 	case name == "infin" || name == "infty":
@@ -680,10 +687,14 @@ func (l *lexer) text(name string) {
 		l.add(tokFunc, functions[lower])
 	case lower == "i" && name == "mathrm" || lower == "e" && name == "mathrm" || lower == "d" && name == "mathrm":
 		l.add(tokName, lower)
+	case strings.HasPrefix(lower, "and a ") || strings.HasPrefix(lower, "or "): // 5 and a half, 5 or more
+		l.bad = true
 	case strings.HasSuffix(lower, " and") || strings.HasPrefix(lower, "and "):
 		l.add(tokSep, "and")
 	case lower == "infinity":
 		l.add(tokCmd, "infty")
+	case l.afterOperand() && isUnitProduct(t): // \mathrm{m\,s^{-1}}
+		l.add(tokText, t)
 	case isNumeral(t) || strings.ContainsAny(t, `\$=`) || name == "mathrm" && len(t) == 1 && isASCIILetter(t[0]):
 		if l.depth > maxMathDepth || len(l.out) > maxMathNodes {
 			l.bad = true

@@ -219,10 +219,13 @@ func (m Math) read(s string, decimalComma bool) (*node, bool) {
 	if t := strings.TrimRight(s, "."); !strings.HasSuffix(strings.TrimSpace(t), ",") { // "7, …" goes on
 		s = t
 	}
-	s = strings.TrimLeft(s, "= ")
+	s = strings.TrimLeft(strings.TrimPrefix(strings.TrimPrefix(s, `\approx`), "≈"), "= ")
 	n, ok := parseMath(s, decimalComma)
 	if !ok {
 		return nil, false
+	}
+	if (n.op <= opFunc || n.op == opUnit) && strings.Contains(s, `\$`) {
+		n = &node{op: opUnit, name: "dollars", args: []*node{n}}
 	}
 	return expandSigns(n), true
 }
@@ -271,7 +274,32 @@ func simpleNumber(s string) (v simple, ok bool) {
 var squeezer = strings.NewReplacer(" ", "", "\n", "", "\t", "", `\left`, "", `\right`, "", `\!`, "", `\,`, "", `\;`, "", `\:`, "", `\ `, "", `\quad`, "", "$", "", `\dfrac`, `\frac`, `\tfrac`, `\frac`,
 	`\text`, "", `\textbf`, "", `\mathrm`, "", `\mbox`, "", `\displaystyle`, "", `\%`, "%")
 
-func squeeze(s string) string { return strings.TrimRight(squeezer.Replace(s), ".") }
+// squeeze returns s without them, unless they part two numbers: 2 1/2 is not 21/2.
+func squeeze(s string) string {
+	for i := 1; i < len(s); i++ {
+		if isDigit(s[i]) && (s[i-1] == ' ' || i > 1 && s[i-2] == '\\') && isDigit(lastBefore(s[:i])) {
+			return s
+		}
+	}
+	return strings.TrimRight(squeezer.Replace(s), ".")
+}
+
+// lastBefore returns the last byte of s before white space, or 0.
+func lastBefore(s string) byte {
+	for s != "" {
+		switch n := len(s); {
+		case n > 1 && s[n-2] == '\\' && strings.IndexByte(",;:! ", s[n-1]) >= 0:
+			s = s[:n-2]
+		case s[n-1] == ' ':
+			s = s[:n-1]
+		case s[n-1] == 'd' && (strings.HasSuffix(s, `\quad`) || strings.HasSuffix(s, `\qquad`)):
+			s = s[:strings.LastIndexByte(s, '\\')]
+		default:
+			return s[n-1]
+		}
+	}
+	return 0
+}
 
 func hasComma(s string) bool {
 	i := strings.IndexByte(s, ',')
@@ -319,7 +347,7 @@ func choice(s string) (letter byte, rest string, ok bool) {
 		t, closed = after, true
 	}
 	marked := closed
-	if t != "" && (t[0] == '.' || t[0] == ':') && (len(t) == 1 || t[1] == ' ' || t[1] == '}' || t[1] == '*') {
+	if t != "" && (t[0] == '.' || t[0] == ':') && (len(t) == 1 || strings.IndexByte(` }*\`, t[1]) >= 0) {
 		t, marked = t[1:], true
 	}
 	if paren && !closed {
@@ -348,11 +376,11 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	if isAlternative(rest) {
 		return 0, "", false
 	}
-	operators := "(+-*/^=,!"
+	operators := "(+-*/^=,!<>"
 	if spaced {
-		operators = "+*/^="
+		operators = "+*/^=<>"
 	}
-	if !marked || paren && strings.IndexByte(operators, rest[0]) >= 0 {
+	if !marked || paren && (strings.IndexByte(operators, rest[0]) >= 0 || strings.HasPrefix(rest, `\cdot`) || strings.HasPrefix(rest, `\times`)) {
 		return 0, "", false
 	}
 	return letter, rest, true

@@ -425,7 +425,7 @@ func (p *mathParser) unit(of *node) *node {
 			words = append(words, "per")
 		} else {
 			words = append(words, p.peek().text)
-			if slices.Contains(numberWords, words[len(words)-1]) { // 4 point five
+			if word := words[len(words)-1]; slices.Contains(numberWords, word) || strings.HasPrefix(word, "not ") || strings.HasPrefix(word, "point ") { // 4 point five
 				return p.fail()
 			}
 		}
@@ -773,7 +773,7 @@ func (p *mathParser) oneNameBeforeEquals() bool {
 func (p *mathParser) simpleSubscript() (string, bool) {
 	var b strings.Builder
 	j := p.i + 1
-	for ; j < len(p.toks) && (p.toks[j].kind == tokNum || p.toks[j].kind == tokName || p.toks[j].kind == tokText); j++ {
+	for ; j < len(p.toks) && (p.toks[j].kind == tokNum || p.toks[j].kind == tokName || p.toks[j].kind == tokText || p.toks[j].kind == tokFunc); j++ { // P_{\max}
 		b.WriteString(p.toks[j].text)
 	}
 	if j >= len(p.toks) || p.toks[j].kind != tokSym || p.toks[j].text != "}" || j == p.i+2 && p.toks[p.i+1].kind == tokName {
@@ -1094,7 +1094,7 @@ func (p *mathParser) matrix(determinant bool) *node {
 	if n.cols == 0 {
 		n.cols = row
 	}
-	if n.cols == 0 || len(n.args)%n.cols != 0 {
+	if n.cols == 0 || row != 0 && row != n.cols {
 		return p.fail()
 	}
 	if determinant {
