@@ -129,10 +129,7 @@ func joins(between string) bool {
 // formula returns the formula of which the boxes are a part only: what a sign, a factor, an exponent, a function or an
 // operator makes of them, -\boxed{5} or \boxed{5}\pi. A relation, a unit, a word or punctuation makes nothing of them.
 func (b boxes) formula(text string) (string, bool) {
-	const reach = maxSpan                                        // bytes on either side
-	if _, _, ok := choice(b.content); ok && len(b.content) > 1 { // 12 \boxed{\textbf{(C)}}
-		return "", false
-	}
+	const reach = maxSpan // bytes on either side
 	from := max(0, b.start-reach)
 	open, inside := formulaStart(text[from:b.start])
 	from += open
@@ -144,12 +141,18 @@ func (b boxes) formula(text string) (string, bool) {
 	if n := signBefore(text[:at]); n > 0 && (at == from || !inside) { // -$\boxed{5}$, negative \boxed{5}
 		from, part = min(from, at-n), true
 	}
+	if part && len(b.content) > 1 {
+		_, _, isChoice := choice(b.content) // 12 \boxed{\textbf{(C)}}
+		part = !isChoice
+	}
 	return text[from:to], part
 }
 
 // formulaStart returns where the formula or sentence starts that s ends in, and whether it is a formula.
 func formulaStart(s string) (from int, inside bool) {
-	from = max(strings.LastIndexByte(s, '\n'), strings.LastIndex(s, ". ")) + 1
+	for from = len(s); from > 0 && s[from-1] != '\n' && !(s[from-1] == ' ' && strings.HasSuffix(s[:from-1], ".")); {
+		from--
+	}
 	for i := from; i < len(s); i++ {
 		switch {
 		case s[i] == '\\' && i+1 < len(s):

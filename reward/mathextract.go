@@ -101,11 +101,17 @@ func withUnit(answer, rest string) string { return answer + unitBehind(answer, r
 // unitBehind returns what scales or measures an answer in the text behind it: "%", "million", \text{ cm}^2. Of the units
 // it takes those that are told apart, where LaTeX marks them.
 func unitBehind(answer, rest string) string {
-	for old := ""; old != rest; {
-		old = rest
-		for _, space := range [...]string{" ", "$", "~", `\)`, `\]`, `\,`, `\;`, `\:`, `\!`, `\ `} {
-			rest = strings.TrimPrefix(rest, space)
+	for rest != "" {
+		if strings.IndexByte(" $~", rest[0]) >= 0 {
+			rest = rest[1:]
+		} else if len(rest) > 1 && rest[0] == '\\' && strings.IndexByte(")],;:! ", rest[1]) >= 0 {
+			rest = rest[2:]
+		} else {
+			break
 		}
+	}
+	if rest == "" || rest[0] == '.' {
+		return ""
 	}
 	sign := strings.TrimPrefix(rest, `\`)
 	for _, word := range [...]string{"%", "percent", "Percent", "pct"} {
@@ -218,12 +224,15 @@ func leadingFormula(text string) (string, bool) {
 	for last+1 < len(fs) && joinsFormulas(text[fs[last].end:fs[last+1].start]) {
 		last++
 	}
+	if to := wordsBehind(text, fs[last].end); to > fs[last].end {
+		return text[:to], true
+	}
 	return withUnit(text[fs[0].from:fs[last].to], text[fs[last].end:]), true
 }
 
 func joinsFormulas(between string) bool {
 	switch strings.ToLower(strings.Trim(between, " ,\n")) {
-	case "and", "or":
+	case "and", "or", "or perhaps", "or possibly", "or maybe":
 		return true
 	case "":
 		return strings.Contains(between, ",")
@@ -342,7 +351,7 @@ func plainAnswer(rest string) (stated, bool) {
 	}
 	if i := firstWord(line); i > 0 {
 		head := strings.TrimRight(line[:i], " ,;:(*")
-		if isPostfix(line[i:wordEnd(line, i)]) || goesOnComputing(line[i:]) {
+		if operandBehind(line[i:]) > 0 {
 			return stated{text: line, plain: true}, true
 		}
 		if strings.HasSuffix(head, " or") || strings.HasSuffix(head, " and") { // "5, or possibly 6"
@@ -366,19 +375,6 @@ func isConjunction(s string) bool {
 		return true
 	}
 	return false
-}
-
-// goesOnComputing reports whether s, behind a number, makes another of it: "over 4", "plus x", "to the power of 4", but
-// not "out of 4", "to 2 decimals".
-func goesOnComputing(s string) bool {
-	word, rest, _ := strings.Cut(s, " ")
-	switch word {
-	case "to":
-		return strings.HasPrefix(rest, "the ")
-	case "of", "out", "in", "per":
-		return false
-	}
-	return operandBehind(s) > 0
 }
 
 // sentenceEnd returns where ". " or ", which" and the like end a statement, or -1.
@@ -482,6 +478,9 @@ func lastFormula(text string) (stated, bool) {
 		}
 		n, ok := parseMath(content, false)
 		if len(content) <= maxMathBytes && !isDenied(text[:fs[first].start]) && (!ok && !isBlank(content) || ok && n.op != opText || isWord(content)) {
+			if from, to := wordsBefore(text, fs[first].start), wordsBehind(text, fs[last].end); from < fs[first].start || to > fs[last].end {
+				return stated{text: text[from:to]}, true
+			}
 			return stated{text: withUnit(content, text[fs[last].end:])}, true
 		}
 		text, fs = text[:fs[first].start], fs[:first]
@@ -499,8 +498,10 @@ func isBlank(s string) bool {
 // "whether the answer is 5".
 func isDenied(text string) bool {
 	text = text[max(0, len(text)-80):]
-	if i := strings.Index(text, "whether "); i >= 0 && !strings.ContainsAny(text[i:], ".?!\n") {
-		return true
+	for _, doubt := range [...]string{"whether ", "not think ", "n't think ", "not believe ", "n't believe ", "false that ", "doubt that "} {
+		if i := strings.Index(text, doubt); i >= 0 && !strings.ContainsAny(text[i:], ".?!\n") {
+			return true
+		}
 	}
 	return isNegated(text)
 }
@@ -616,8 +617,8 @@ func runAround(text string, last int) (from, to int) {
 			return from, from
 		}
 		if !isMathWord(word) || isASCIILetter(word[0]) && isUnit(word) {
-			if _, _, ok := scanMagnitude(word); ok || isPostfix(word) {
-				to = next + len(strings.TrimRight(word, ".,;:!?*"))
+			if _, _, ok := scanMagnitude(word); ok {
+				to = next + len(strings.TrimRight(word, ".,;:!?"))
 			} else if n := operandBehind(text[next:]); n > 0 {
 				to = next + n
 			}
@@ -649,6 +650,35 @@ func runAround(text string, last int) (from, to int) {
 	return trimRun(text, from, to)
 }
 
+// wordsBefore returns where a sign, or the words that compute with the formula at start, begin.
+func wordsBefore(text string, start int) int {
+	line := text[max(0, start-maxSpan, strings.LastIndexByte(text[:start], '\n')+1):start]
+	lead := strings.TrimRight(line, " ")
+	n := signBefore(line)
+	if words := operandBefore(lead); words > 0 {
+		n = max(n, words+len(line)-len(lead))
+	} else if strings.HasSuffix(line, "/") {
+		n = len(line) - wordStart(line, 0, len(line))
+	}
+	return start - n
+}
+
+// wordsBehind returns where the words that compute with the formula before end come to an end.
+func wordsBehind(text string, end int) int {
+	rest := text[end:min(len(text), end+maxSpan)]
+	if i := strings.IndexByte(rest, '\n'); i >= 0 {
+		rest = rest[:i]
+	}
+	words := strings.TrimLeft(rest, " ")
+	switch n := operandBehind(words); {
+	case n > 0:
+		return end + len(rest) - len(words) + n
+	case len(rest) > 1 && rest[0] == '/' && isDigit(rest[1]):
+		return end + wordEnd(rest, 0)
+	}
+	return end
+}
+
 // operandBefore returns the length of the number, and of the words that compute with it, that text ends with, or 0:
 // the "3 out of" of "3 out of 4", "half of", "x to the".
 func operandBefore(text string) int {
@@ -657,8 +687,10 @@ func operandBefore(text string) int {
 		begin := wordStart(text, 0, end)
 		word := text[begin:end]
 		if !isConnective(word) {
-			number := strings.ContainsAny(word, "0123456789") || len(word) == 1 && !isUnit(word)
-			if end < len(text) && (number && isMathWord(word) && strings.IndexByte(".,;:!?", word[len(word)-1]) < 0 || isFraction(word) || slices.Contains(numberWords, strings.ToLower(word))) {
+			name := strings.ToLower(strings.Trim(word, "$"))
+			number := strings.ContainsAny(name, "0123456789") || len(name) == 1 && !isUnit(name)
+			if end < len(text) && (number && isMathWord(word) && strings.IndexByte(".,;:!?", word[len(word)-1]) < 0 || isFraction(name) || slices.Contains(numberWords, name)) ||
+				name == "twice" || name == "double" || name == "triple" || name == "root" {
 				return len(text) - begin
 			}
 			return 0
@@ -668,27 +700,31 @@ func operandBefore(text string) int {
 	return 0
 }
 
-// operandBehind returns the length of the words that compute with the number before text, and of a name behind them,
-// or 0: the "times x" of "3 times x", "and a half".
+// operandBehind returns the length of the words that text starts with and that compute with the number before it, with
+// what they compute with, or 0: "times x", "squared", "and a half", "to the power of 4", but not "to 2 decimals".
 func operandBehind(text string) int {
 	for _, half := range [...]string{"and a half", "and a third", "and a quarter", "point "} {
 		if strings.HasPrefix(text, half) {
 			return wordEnd(text, len(half)-1)
 		}
 	}
-	i := 0
-	for i < len(text) {
+	const ends = ".,;:!?*"
+	for i := 0; i < len(text); {
 		end := wordEnd(text, i)
-		if word := text[i:end]; !isConnective(word) {
-			if name := strings.TrimRight(word, ".,;:!?*$"); i > 0 && isMathWord(name) && !isUnit(name) {
-				return i + len(name)
-			}
+		word, rest := text[i:end], strings.TrimLeft(text[end:], " ")
+		switch name := strings.Trim(strings.TrimRight(word, ends), "$"); {
+		case i == 0 && (name == "squared" || name == "cubed" || name == "factorial"):
+			return len(name)
+		case i == 0 && (name == "of" || name == "out" || name == "in" || name == "per"),
+			i == 0 && name == "to" && !strings.HasPrefix(rest, "the ") && countDigits(strings.Trim(rest, "$")) < len(strings.Trim(rest, ends+"$")):
+			return 0
+		case isConnective(word):
+		case i > 0 && isMathWord(name) && !isUnit(name):
+			return i + len(strings.TrimRight(word, ends))
+		default:
 			return 0
 		}
-		i = end + len(text[end:]) - len(strings.TrimLeft(text[end:], " "))
-		if i == end {
-			break
-		}
+		i = len(text) - len(rest)
 	}
 	return 0
 }
@@ -696,7 +732,7 @@ func operandBehind(text string) int {
 // isConnective reports whether a word stands between two numbers that make another together.
 func isConnective(word string) bool {
 	switch strings.ToLower(word) {
-	case ":", "to", "over", "of", "out", "by", "per", "in", "plus", "times", "divided", "multiplied", "raised", "the", "power":
+	case ":", "+", "×", "to", "or", "over", "of", "out", "by", "per", "in", "plus", "times", "divided", "multiplied", "raised", "the", "power", "more", "less", "fewer", "than", "mod", "choose":
 		return true
 	}
 	return false
@@ -704,17 +740,8 @@ func isConnective(word string) bool {
 
 // isFraction reports whether a word makes another number of that which "of" introduces.
 func isFraction(word string) bool {
-	switch strings.ToLower(word) {
+	switch word {
 	case "half", "third", "quarter", "square", "cube", "root", "factorial", "logarithm", "reciprocal":
-		return true
-	}
-	return false
-}
-
-// isPostfix reports whether a word computes with the number before it.
-func isPostfix(word string) bool {
-	switch strings.ToLower(strings.TrimRight(word, ".,;:!?*}")) {
-	case "squared", "cubed", "factorial":
 		return true
 	}
 	return false

@@ -96,6 +96,9 @@ func findAnswer(text string) place {
 		if inner, ok := boxedText(b.content); ok {
 			b.content = inner
 		}
+		if strings.HasSuffix(b.content, "!") { // a factorial, which is no number in digits
+			return place{marked, text[b.start:b.end]}
+		}
 		return place{marked, withUnit(b.content, text[b.end:])}
 	}
 	if t, ok := afterHashes(text); ok {
