@@ -205,6 +205,9 @@ func touched(before, after string, inside bool) bool {
 		before, after = strings.TrimRight(before, dress), strings.TrimLeft(after, dress)
 	}
 	before, after = before[max(0, strings.LastIndexByte(before, '=')):], after[:min(len(after), 64)]
+	if startsWithUnit(after) {
+		after = ""
+	}
 	quiet := ".;?="
 	if !inside {
 		quiet += ",:"
@@ -230,6 +233,23 @@ func touched(before, after string, inside bool) bool {
 	return bindsRight(l[:i+1], l[i+1].space, inside) || bindsLeft(r, inside)
 }
 
+// startsWithUnit reports whether s starts with text, as a unit is set: \mathrm{cm}, / \mathrm{s}, [\text{kg}].
+func startsWithUnit(s string) bool {
+	for {
+		s = strings.TrimLeft(s, " ~/[{&")
+		if len(s) < 2 || s[0] != '\\' || strings.IndexByte(",;:! ", s[1]) < 0 {
+			break
+		}
+		s = s[2:]
+	}
+	if textCommand(s) == 0 || strings.HasPrefix(s, `\mathbf`) {
+		return false
+	}
+	content, _, _ := boxedAt(s, 0)
+	content = strings.Trim(content, " ~")
+	return content != "i" && content != "e" // \mathrm{i}
+}
+
 var closing = map[string]string{"{": "}", "(": ")", "[": "]"}
 
 // bindsRight reports whether the last of toks applies to a box behind it.
@@ -239,6 +259,8 @@ func bindsRight(toks []token, spaced, inside bool) bool {
 		prior = toks[len(toks)-2]
 	}
 	switch {
+	case t.text == "+" && (prior.text == "=" || prior.text == "" && inside): // = +5
+		return false
 	case isOperator(t):
 		return inside || !spaced || isOperand(prior) || prior.text == ")" || prior.text == "}"
 	case t.kind != tokSym:
@@ -267,10 +289,12 @@ func bindsLeft(toks []token, inside bool) bool {
 	case t.text == "^" && (next.text == "°" || next.text == "{" && len(toks) > 2 && (toks[2].text == "°" || word(2))): // 5^{th}
 		return false
 	case isOperator(t) || t.text == "-" && t.kind == tokSym:
-		return inside || (isOperand(next) || next.text == "(") && !word(1) && !(t.space && next.kind == tokName)
+		return inside && next.kind != tokEnd || (isOperand(next) || next.text == "(") && !word(1) && !(t.space && next.kind == tokName)
 	case t.text == ":" && t.kind == tokSym:
 		return inside && (next.kind == tokNum || next.text == "{")
-	case t.kind == tokName && t.space && next.kind == tokEnd && unitWords[t.text] != "": // 5 m
+	case t.kind == tokName && t.space && unitWords[t.text] != "" && (next.kind == tokEnd || next.text == "^" || next.text == "/"): // 5 m
+		return false
+	case t.text == "{" && word(1): // {cm^{-1}}
 		return false
 	case t.kind != tokSym || t.text == "(":
 		return (inside || !t.space) && (isOperand(t) || t.text == "(" && !word(1)) && !word(0)

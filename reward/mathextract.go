@@ -127,13 +127,13 @@ func unitBehind(answer, rest string) string {
 		if power, _ := magnitude(phrase); !ok || power == 0 && unitOf(phrase) == "" {
 			return ""
 		}
+		unit := `\text{` + phrase + "}"
 		for _, power := range [...]string{"^2", "^3", "^{2}", "^{3}"} {
 			if strings.HasPrefix(rest[end:], power) {
-				end += len(power)
-				break
+				unit += power
 			}
 		}
-		return rest[:end]
+		return unit
 	}
 	if _, after, ok := scanMagnitude(rest); ok {
 		return " " + rest[:len(rest)-len(after)]
@@ -688,9 +688,12 @@ func operandBefore(text string) int {
 		word := text[begin:end]
 		if !isConnective(word) {
 			name := strings.ToLower(strings.Trim(word, "$"))
-			number := strings.ContainsAny(name, "0123456789") || len(name) == 1 && !isUnit(name)
+			if name == "one" && strings.HasPrefix(text[end:], " of") { // one of 1, 2
+				return 0
+			}
+			number := strings.ContainsAny(name, "0123456789") || len(name) == 1 && isASCIILetter(name[0]) && !isUnit(name)
 			if end < len(text) && (number && isMathWord(word) && strings.IndexByte(".,;:!?", word[len(word)-1]) < 0 || isFraction(name) || slices.Contains(numberWords, name)) ||
-				name == "twice" || name == "double" || name == "triple" || name == "root" {
+				name == "twice" || name == "root" {
 				return len(text) - begin
 			}
 			return 0

@@ -99,7 +99,11 @@ func findAnswer(text string) place {
 		if strings.HasSuffix(b.content, "!") { // a factorial, which is no number in digits
 			return place{marked, text[b.start:b.end]}
 		}
-		return place{marked, withUnit(b.content, text[b.end:])}
+		unit := unitBehind(b.content, text[b.end:])
+		if _, _, ok := scanMagnitude(normalise(unit)); ok || unit == `\%` {
+			b.content += unit
+		}
+		return place{marked, b.content}
 	}
 	if t, ok := afterHashes(text); ok {
 		return place{marked, t}
