@@ -16,7 +16,8 @@ import (
 //   - numbers: as exact rationals, in any notation: thousands separators, 1.5\times 10^3, 1e3, 3\frac{1}{2}, \frac12, 1/2,
 //     0.\overline{3}, 5!, \binom{5}{2}. In plain text 2,74 may be a decimal. When one side was written as a decimal, the
 //     two must agree when rounded to Places decimals (6) and within 1/10000: 0.333333 is 1/3, 0.333 is not.
-//   - p% is p/100, and not p. Currency signs, degrees and units are passed over, but 5 cm is not 5 m, nor 5 million 5.
+//   - p% is p/100, and not p. Currency signs, degrees and units are passed over, but 5 cm is not 5 m, nor \$5 5 cents, nor
+//     5 million 5.
 //   - constants with π, e, i, radicals, logarithms and trigonometry: by value, to 90 digits where roots, π and e make
 //     them up and to 9 digits otherwise; √2 is 1.414214 but not 1.41.
 //   - expressions with variables: by value at random points that depend on nothing but the names of the variables;
@@ -24,11 +25,12 @@ import (
 //     that \sqrt{x^2} is not x. Letters matter in their case.
 //   - (1,2) is a point or an open interval, and its order and brackets matter. \{1,2\} and a list 1,2 are sets: order
 //     and repetition do not matter. A list may stand for a tuple in its order, \{1,2\} may not. 1\pm\sqrt2 are two answers.
-//   - sets of reals: intervals, unions, intersections, differences, \mathbb{R}, and inequalities, with each other.
+//   - sets of reals: intervals, unions, intersections, differences, \mathbb{R}, and inequalities, with each other. An
+//     interval that is closed at infinity is none.
 //   - equations: x = 5 is 5; y = 2x+1 is 4x-2y+2 = 0, up to a factor; but 5 is no answer to 2x+z = 5.
 //   - matrices: entry by entry, after sums and products; a column may be written as a tuple.
 //   - 204_5: digit by digit, where the answer may leave out the base.
-//   - words: without regard to case and spaces. (C), \textbf{(C)} 12 and C are the choice C.
+//   - words: without regard to case and spaces. (C), \textbf{(C)} 12, C and (C), not (D) are the choice C; (C)-1 is not.
 //
 // Whatever else cannot be read is compared as a string without LaTeX's spacing and fonts; if that fails the verdict is
 // Wrong for the reason unparsable. An answer beyond 4096 bytes is too_long. All bounds are on bytes, nodes and

@@ -12,7 +12,7 @@ type Place string
 
 // The places.
 const (
-	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those that stand beside it; or "the final answer is …" behind it
+	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those that stand beside it, or the formula of which it is a part; or "the final answer is …" behind it
 	PlaceHashes Place = "hashes" // the line after the last ####
 	PlaceAnswer Place = "answer" // "the answer is …", "answer: …"
 	PlaceText   Place = "text"   // the whole text, if it is short and mathematics
@@ -693,7 +693,7 @@ func operandBefore(text string) int {
 			}
 			number := strings.ContainsAny(name, "0123456789") || len(name) == 1 && isASCIILetter(name[0]) && !isUnit(name)
 			if end < len(text) && (number && isMathWord(word) && strings.IndexByte(".,;:!?", word[len(word)-1]) < 0 || isFraction(name) || slices.Contains(numberWords, name)) ||
-				name == "twice" || name == "root" {
+				name == "twice" || name == "double" || name == "root" {
 				return len(text) - begin
 			}
 			return 0
