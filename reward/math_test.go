@@ -130,6 +130,9 @@ func TestMathPlaces(t *testing.T) {
 		{`$x = \boxed{3}$ or $x = -\boxed{5}$`, "3,-5", Correct},
 		{`It is $\boxed{4}$, not $\boxed{5}$`, "4", Correct},
 		{`It is not \boxed{5}.`, "5", NoAnswer},
+		{`It isn't $\boxed{5}$.`, "5", NoAnswer},
+		{`It is $\boxed{4}$ rather than $\boxed{5}$.`, "4", Correct},
+		{`It is no more than $\boxed{5}$.`, "5", Correct},
 		// what stands beside a box and leaves it what it is
 		{`$x = \boxed{5}$`, "5", Correct},
 		{`$2 + 3 = \boxed{5} = x$`, "5", Correct},
@@ -319,6 +322,7 @@ func TestMathPlaces(t *testing.T) {
 		{"it comes down to 4", "4", Correct},
 		{"so 5 less than 12", "5", Wrong},
 		{"so 1 fewer than 5", "5", Wrong},
+		{"so 5 more x", "5", Correct},
 		{"so twice 5", "5", Wrong},
 		{"so one of $3, 5$", "3,5", Correct},
 		{"the triple $(3, 5, 7)$", "(3,5,7)", Correct},

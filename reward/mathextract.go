@@ -12,7 +12,7 @@ type Place string
 
 // The places.
 const (
-	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those that stand beside it, or the formula of which it is a part; or "the final answer is …" behind it
+	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those beside it, or the formula it is a part of; or "the final answer is …" behind it
 	PlaceHashes Place = "hashes" // the line after the last ####
 	PlaceAnswer Place = "answer" // "the answer is …", "answer: …"
 	PlaceText   Place = "text"   // the whole text, if it is short and mathematics
@@ -503,23 +503,28 @@ func isDenied(text string) bool {
 			return true
 		}
 	}
-	return isNegated(text)
+	return isNegated(text) || endsIn(text, "than")
 }
 
 // isNegated reports whether text ends in a word that denies what stands behind it.
 func isNegated(text string) bool {
+	return endsIn(text, "not", "cannot", "never", "neither", "nor", "rather than", "instead of", "n't", "n’t")
+}
+
+// endsIn reports whether text ends in one of words, but for "be" and brackets.
+func endsIn(text string, words ...string) bool {
 	text = text[max(0, len(text)-80):]
 	text = strings.TrimSuffix(strings.TrimRight(text, " $\\([{}*_`"), " be")
 	if text == "" || strings.IndexByte("tTrRnNfF", text[len(text)-1]) < 0 {
 		return false
 	}
-	for _, word := range [...]string{"not", "cannot", "never", "neither", "nor", "than", "instead of"} {
+	for _, word := range words {
 		i := len(text) - len(word)
-		if i >= 0 && strings.EqualFold(text[i:], word) && (i == 0 || !isASCIILetter(text[i-1])) {
+		if i >= 0 && strings.EqualFold(text[i:], word) && (i == 0 || !isASCIILetter(text[i-1]) || !isASCIILetter(word[1])) { // "n't" ends a word
 			return true
 		}
 	}
-	return strings.HasSuffix(text, "n't") || strings.HasSuffix(text, "n’t")
+	return false
 }
 
 func isWord(s string) bool { return letters(s) != "" && strings.Contains(s, `\text`) }
@@ -719,6 +724,7 @@ func operandBehind(text string) int {
 		case i == 0 && (name == "squared" || name == "cubed" || name == "factorial"):
 			return len(name)
 		case i == 0 && (name == "of" || name == "out" || name == "in" || name == "per"),
+			i == 0 && (name == "more" || name == "less" || name == "fewer") && !strings.HasPrefix(rest, "than "),
 			i == 0 && name == "to" && !strings.HasPrefix(rest, "the ") && countDigits(strings.Trim(rest, "$")) < len(strings.Trim(rest, ends+"$")):
 			return 0
 		case isConnective(word):
