@@ -86,8 +86,8 @@ func expressionOf(text string) string {
 		inside, _, _ := strings.Cut(after, "</answer>")
 		return strings.TrimSpace(inside)
 	}
-	if inside, _, ok := boxedGroup(text); ok {
-		return inside
+	if b, ok := boxedGroup(text); ok {
+		return b.content
 	}
 	if line, ok := afterHashes(text); ok {
 		return line

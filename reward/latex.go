@@ -126,7 +126,7 @@ var passed = map[string]bool{
 	"left": true, "right": true, "big": true, "Big": true, "bigg": true, "Bigg": true, "bigl": true, "bigr": true, "Bigl": true, "Bigr": true, "biggl": true, "biggr": true, "middle": true,
 	"displaystyle": true, "textstyle": true, "limits": true, "nolimits": true, "mathbf": true, "mathit": true, "mathcal": true, "mathsf": true, "mathscr": true, "boldsymbol": true, "bm": true,
 	"vec": true, "overrightarrow": true, "hat": true, "widehat": true, "tilde": true, "underline": true, "bf": true, "rm": true, "it": true, "boxed": true, "fbox": true, "ensuremath": true, "phantom": true,
-	"therefore": true, "angle": true, "measuredangle": true, "triangle": true, "hline": true, "color": true, "mathop": true, "mathrel": true, "mathord": true, "mathstrut": true, "nonumber": true, "notag": true, "cancel": true, "square": true, "Box": true, "blacksquare": true, "qed": true,
+	"therefore": true, "angle": true, "measuredangle": true, "triangle": true, "hline": true, "color": true, "textcolor": true, "mathop": true, "mathrel": true, "mathord": true, "mathstrut": true, "nonumber": true, "notag": true, "cancel": true, "square": true, "Box": true, "blacksquare": true, "qed": true,
 }
 
 // texts are the commands whose argument is prose.
@@ -234,6 +234,8 @@ func (l *lexer) rune() {
 	switch text, ok := runes[r]; {
 	case ok:
 		l.sym(text)
+	case r == '¢':
+		l.add(tokText, "cents")
 	case unicode.IsSpace(r) || r == '\u200b' || r == '\ufeff' || isCurrency(r) || unicode.Is(unicode.Sc, r):
 		l.space = true
 	case r == 'π':
@@ -556,7 +558,7 @@ func (l *lexer) command() {
 	case texts[name]:
 		l.text(name)
 	case passed[name]:
-		if name == "color" {
+		if name == "color" || name == "textcolor" {
 			l.argument()
 		}
 		if (name == "left" || name == "right") && l.i < len(s) && s[l.i] == '.' {
@@ -600,6 +602,11 @@ func (l *lexer) command() {
 		l.add(tokCmd, name)
 	case name == "cr":
 		l.sym(`\\`)
+	case name == "not":
+		rest := strings.TrimLeft(l.s[l.i:], " ")
+		l.bad = !strings.HasPrefix(rest, "=")
+		l.i = len(l.s) - len(strings.TrimPrefix(rest, "="))
+		l.sym("!=")
 	case name == "R":
 		l.add(tokCmd, "reals")
 	case name == "infin" || name == "infty":
@@ -680,10 +687,14 @@ func (l *lexer) text(name string) {
 		l.add(tokFunc, functions[lower])
 	case lower == "i" && name == "mathrm" || lower == "e" && name == "mathrm" || lower == "d" && name == "mathrm":
 		l.add(tokName, lower)
+	case strings.HasPrefix(lower, "and a ") || strings.HasPrefix(lower, "or "): // 5 and a half, 5 or more
+		l.bad = true
 	case strings.HasSuffix(lower, " and") || strings.HasPrefix(lower, "and "):
 		l.add(tokSep, "and")
 	case lower == "infinity":
 		l.add(tokCmd, "infty")
+	case l.afterOperand() && isUnitProduct(t): // \mathrm{m\,s^{-1}}
+		l.add(tokText, t)
 	case isNumeral(t) || strings.ContainsAny(t, `\$=`) || name == "mathrm" && len(t) == 1 && isASCIILetter(t[0]):
 		if l.depth > maxMathDepth || len(l.out) > maxMathNodes {
 			l.bad = true

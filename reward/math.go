@@ -16,7 +16,8 @@ import (
 //   - numbers: as exact rationals, in any notation: thousands separators, 1.5\times 10^3, 1e3, 3\frac{1}{2}, \frac12, 1/2,
 //     0.\overline{3}, 5!, \binom{5}{2}. In plain text 2,74 may be a decimal. When one side was written as a decimal, the
 //     two must agree when rounded to Places decimals (6) and within 1/10000: 0.333333 is 1/3, 0.333 is not.
-//   - p% is p/100, and not p. Currency signs, degrees and units are passed over, but 5 cm is not 5 m, nor 5 million 5.
+//   - p% is p/100, and not p. Currency signs, degrees and units are passed over, but 5 cm is not 5 m, nor \$5 5 cents, nor
+//     5 million 5.
 //   - constants with π, e, i, radicals, logarithms and trigonometry: by value, to 90 digits where roots, π and e make
 //     them up and to 9 digits otherwise; √2 is 1.414214 but not 1.41.
 //   - expressions with variables: by value at random points that depend on nothing but the names of the variables;
@@ -24,11 +25,12 @@ import (
 //     that \sqrt{x^2} is not x. Letters matter in their case.
 //   - (1,2) is a point or an open interval, and its order and brackets matter. \{1,2\} and a list 1,2 are sets: order
 //     and repetition do not matter. A list may stand for a tuple in its order, \{1,2\} may not. 1\pm\sqrt2 are two answers.
-//   - sets of reals: intervals, unions, intersections, differences, \mathbb{R}, and inequalities, with each other.
+//   - sets of reals: intervals, unions, intersections, differences, \mathbb{R}, and inequalities, with each other. An
+//     interval that is closed at infinity is none.
 //   - equations: x = 5 is 5; y = 2x+1 is 4x-2y+2 = 0, up to a factor; but 5 is no answer to 2x+z = 5.
 //   - matrices: entry by entry, after sums and products; a column may be written as a tuple.
 //   - 204_5: digit by digit, where the answer may leave out the base.
-//   - words: without regard to case and spaces. (C), \textbf{(C)} 12 and C are the choice C.
+//   - words: without regard to case and spaces. (C), \textbf{(C)} 12, C and (C), not (D) are the choice C; (C)-1 is not.
 //
 // Whatever else cannot be read is compared as a string without LaTeX's spacing and fonts; if that fails the verdict is
 // Wrong for the reason unparsable. An answer beyond 4096 bytes is too_long. All bounds are on bytes, nodes and
@@ -127,8 +129,8 @@ func (m Math) Equal(gold, answer string) bool {
 // goldStated finds the answer in a gold answer.
 func goldStated(answer string) (stated, bool) {
 	if strings.Contains(answer, "boxed") {
-		if content, end, ok := boxedGroup(answer); ok {
-			return stated{text: withPercent(content, answer[end:])}, true
+		if b, ok := boxedGroup(answer); ok {
+			return stated{text: withUnit(b.content, answer[b.end:])}, true
 		}
 		if i := strings.LastIndex(answer, `\boxed{`); i >= 0 { // cut off
 			return stated{text: strings.Trim(firstLine(answer[i+len(`\boxed{`):]), " $}")}, true
@@ -219,10 +221,13 @@ func (m Math) read(s string, decimalComma bool) (*node, bool) {
 	if t := strings.TrimRight(s, "."); !strings.HasSuffix(strings.TrimSpace(t), ",") { // "7, …" goes on
 		s = t
 	}
-	s = strings.TrimLeft(s, "= ")
+	s = strings.TrimLeft(strings.TrimPrefix(strings.TrimPrefix(s, `\approx`), "≈"), "= ")
 	n, ok := parseMath(s, decimalComma)
 	if !ok {
 		return nil, false
+	}
+	if (n.op <= opFunc || n.op == opUnit) && strings.Contains(s, `\$`) {
+		n = &node{op: opUnit, name: "dollars", args: []*node{n}}
 	}
 	return expandSigns(n), true
 }
@@ -271,7 +276,32 @@ func simpleNumber(s string) (v simple, ok bool) {
 var squeezer = strings.NewReplacer(" ", "", "\n", "", "\t", "", `\left`, "", `\right`, "", `\!`, "", `\,`, "", `\;`, "", `\:`, "", `\ `, "", `\quad`, "", "$", "", `\dfrac`, `\frac`, `\tfrac`, `\frac`,
 	`\text`, "", `\textbf`, "", `\mathrm`, "", `\mbox`, "", `\displaystyle`, "", `\%`, "%")
 
-func squeeze(s string) string { return strings.TrimRight(squeezer.Replace(s), ".") }
+// squeeze returns s without them, unless they part two numbers: 2 1/2 is not 21/2.
+func squeeze(s string) string {
+	for i := 1; i < len(s); i++ {
+		if isDigit(s[i]) && (s[i-1] == ' ' || i > 1 && s[i-2] == '\\') && isDigit(lastBefore(s[:i])) {
+			return s
+		}
+	}
+	return strings.TrimRight(squeezer.Replace(s), ".")
+}
+
+// lastBefore returns the last byte of s before white space, or 0.
+func lastBefore(s string) byte {
+	for s != "" {
+		switch n := len(s); {
+		case n > 1 && s[n-2] == '\\' && strings.IndexByte(",;:! ", s[n-1]) >= 0:
+			s = s[:n-2]
+		case s[n-1] == ' ':
+			s = s[:n-1]
+		case s[n-1] == 'd' && (strings.HasSuffix(s, `\quad`) || strings.HasSuffix(s, `\qquad`)):
+			s = s[:strings.LastIndexByte(s, '\\')]
+		default:
+			return s[n-1]
+		}
+	}
+	return 0
+}
 
 func hasComma(s string) bool {
 	i := strings.IndexByte(s, ',')
@@ -319,16 +349,17 @@ func choice(s string) (letter byte, rest string, ok bool) {
 		t, closed = after, true
 	}
 	marked := closed
-	if t != "" && (t[0] == '.' || t[0] == ':') && (len(t) == 1 || t[1] == ' ' || t[1] == '}' || t[1] == '*') {
+	if t != "" && (t[0] == '.' || t[0] == ':') && (len(t) == 1 || strings.IndexByte(` }*\`, t[1]) >= 0) {
 		t, marked = t[1:], true
 	}
 	if paren && !closed {
 		return 0, "", false
 	}
+	spaced := t != strings.TrimLeft(t, ` ~\`)
 	t = strings.TrimLeft(t, " ~")
 	if braced {
 		if after, ok := strings.CutPrefix(t, "}"); ok {
-			t = after
+			t, spaced = after, spaced || after != strings.TrimLeft(after, ` ~\`)
 		} else if paren {
 			t = strings.TrimSuffix(t, "}")
 		}
@@ -340,14 +371,18 @@ func choice(s string) (letter byte, rest string, ok bool) {
 	if rest == "" {
 		return letter, "", true
 	}
+	if after, ok := strings.CutPrefix(strings.TrimLeft(rest, ",; "), "not "); ok { // (C), not (D)
+		_, other, ok := choice(strings.TrimRight(after, "}"))
+		return letter, "", ok && other == ""
+	}
 	if isAlternative(rest) {
 		return 0, "", false
 	}
-	operators := "(+-*/^=,!"
-	if braced {
-		operators = "+*/^="
+	operators := "(+-*/^=,!<>"
+	if spaced {
+		operators = "+*/^=<>"
 	}
-	if !marked || paren && !strings.HasPrefix(t, " ") && strings.IndexByte(operators, rest[0]) >= 0 {
+	if !marked || paren && (strings.IndexByte(operators, rest[0]) >= 0 || strings.HasPrefix(rest, `\cdot`) || strings.HasPrefix(rest, `\times`)) {
 		return 0, "", false
 	}
 	return letter, rest, true
@@ -362,7 +397,7 @@ func isAlternative(rest string) bool {
 		return true
 	}
 	_, _, ok := choice(t)
-	return ok && len(t) < len(rest)
+	return ok && (len(t) < len(rest) || t[0] == '(')
 }
 
 // expandSigns replaces a ± b by the list a + b, a − b. All signs of an expression go together.

@@ -73,14 +73,14 @@ func isMember(n *node) bool {
 	return n.op == opRel && len(n.rels) == 1 && n.rels[0] == "in" && isLabel(n.args[0])
 }
 
-// integral reports whether n is an expression and, behind a comma, a remark that a name in it is an integer: which one
-// of the two answers may leave out.
+// integral reports whether n is an expression and, behind a comma, a remark that a name in it is an integer or real:
+// which one of the two answers may leave out.
 func integral(n *node) bool {
 	if n.op != opList || len(n.args) != 2 || n.args[1].op != opRel || n.args[1].rels[0] != "in" || len(n.args[1].args) != 2 {
 		return false
 	}
 	of, set := n.args[1].args[0], n.args[1].args[1]
-	return of.op == opVar && set.op == opText && set.name == "mathbbZ" && slices.Contains(variables(n.args[0], nil), of.name)
+	return of.op == opVar && (set.op == opText && set.name == "mathbbZ" || set.op == opConst && set.name == "reals") && slices.Contains(variables(n.args[0], nil), of.name)
 }
 
 // renamed returns n with one variable, which no other is, for another.
@@ -490,9 +490,15 @@ func isInterval(n *node) bool {
 	case opTuple:
 		return len(n.args) == 2 && (n.open != '(' || n.close != ')')
 	case opList:
-		return slices.ContainsFunc(n.args, func(a *node) bool { return a.op == opRel && !isEquation(a) })
+		return slices.ContainsFunc(n.args, func(a *node) bool { return a.op == opRel && !isEquation(a) }) || isIntervals(n)
 	}
 	return n.op == opConst && n.name == "reals"
+}
+
+// isIntervals reports whether n lists intervals, of which one at least can be no point: (-\infty,0), (1,2).
+func isIntervals(n *node) bool {
+	return n.op == opList && !slices.ContainsFunc(n.args, func(a *node) bool { return a.op != opTuple || len(a.args) != 2 }) &&
+		slices.ContainsFunc(n.args, func(a *node) bool { return isInterval(a) || isInfinite(a.args[0]) || isInfinite(a.args[1]) })
 }
 
 func (c *comparison) equalCollections(g, p *node) bool {
@@ -550,10 +556,11 @@ func (c *comparison) equalItems(g, p []*node) bool {
 	return c.covered(g, p) && c.covered(p, g) && (len(g) == len(p) || c.distinct(g) == c.distinct(p))
 }
 
-// covered reports whether each of p equals one of g, with the first of the two lists of equal as the gold answer.
+// covered reports whether each of p equals one of g, with the first of the two lists of equal as the gold answer. Among
+// the items of a set, \{1\} is not 1.
 func (c *comparison) covered(g, p []*node) bool {
 	for _, b := range p {
-		if !slices.ContainsFunc(g, func(a *node) bool { return c.equal(a, b) }) {
+		if !slices.ContainsFunc(g, func(a *node) bool { return (a.op == opSet) == (b.op == opSet) && c.equal(a, b) }) {
 			return false
 		}
 	}
@@ -619,10 +626,13 @@ func (c *comparison) region(n *node) (spans []span, of *node, ok bool) {
 		}
 		s := span{lo: n.args[0], hi: n.args[1], from: lo, to: hi, loOpen: n.open == '(', hiOpen: n.close == ')'}
 		if math.IsInf(lo, 0) {
-			s.lo, s.loOpen = nil, true
+			s.lo = nil
 		}
 		if math.IsInf(hi, 0) {
-			s.hi, s.hiOpen = nil, true
+			s.hi = nil
+		}
+		if s.lo == nil && !s.loOpen || s.hi == nil && !s.hiOpen { // no real is infinite
+			return nil, nil, false
 		}
 		return []span{s}, nil, true
 	case opSet:
@@ -677,7 +687,7 @@ func (c *comparison) combined(n *node) (spans []span, of *node, ok bool) {
 		switch {
 		case i == 0:
 			spans = part
-		case n.op == opUnion || n.op == opList && n.name == "or":
+		case n.op == opUnion || n.op == opList && (n.name == "or" || of == nil):
 			spans = unite(append(slices.Clone(spans), part...))
 		case n.op == opWithout:
 			spans = intersect(spans, complement(part))
@@ -689,7 +699,7 @@ func (c *comparison) combined(n *node) (spans []span, of *node, ok bool) {
 			spans = both
 		}
 	}
-	return spans, of, n.op != opList || of != nil
+	return spans, of, n.op != opList || of != nil || isIntervals(n)
 }
 
 // halfLine returns the region of one inequality: of a name, its absolute value, or something linear in it.

@@ -1,6 +1,7 @@
 package reward
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -11,7 +12,7 @@ type Place string
 
 // The places.
 const (
-	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those that stand beside it; or "the final answer is …" behind it
+	PlaceBoxed  Place = "boxed"  // the last \boxed{…}, with those beside it, or the formula it is a part of; or "the final answer is …" behind it
 	PlaceHashes Place = "hashes" // the line after the last ####
 	PlaceAnswer Place = "answer" // "the answer is …", "answer: …"
 	PlaceText   Place = "text"   // the whole text, if it is short and mathematics
@@ -73,136 +74,71 @@ func findStated(text string, places []Place) (s stated, at Place, ok bool) {
 
 // finalOrBoxed returns the last boxed answers, or what "final answer is" introduces behind them.
 func finalOrBoxed(text string) (stated, bool) {
-	content, end, ok := boxedGroup(text)
+	b, ok := lastBoxes(text)
 	if !ok {
 		return stated{}, false
 	}
 	const phrase = "inal answer is"
-	if i := strings.LastIndex(text[end:], phrase); i >= 0 {
-		rest := strings.TrimLeft(text[end+i+len(phrase):], ": \t\n*")
+	if i := strings.LastIndex(text[b.end:], phrase); i >= 0 {
+		rest := strings.TrimLeft(text[b.end+i+len(phrase):], ": \t\n*")
 		if env, ok := leadingFormula(rest); ok {
 			return stated{text: env}, true
 		}
 	}
-	return stated{text: content, units: withPercent(content, text[end:])[len(content):]}, true
+	if f, ok := b.formula(text); ok {
+		return stated{text: f}, true
+	}
+	unit := unitBehind(b.content, text[b.end:])
+	if unit == `\%` {
+		return stated{text: b.content, units: unit}, true
+	}
+	return stated{text: b.content + unit}, true
 }
 
-// withPercent appends a sign to an answer that the text behind it calls a percentage.
-func withPercent(answer, rest string) string {
-	rest = strings.TrimLeft(rest, " $")
-	rest = strings.TrimPrefix(strings.TrimPrefix(rest, `\)`), `\]`)
-	rest = strings.TrimLeft(rest, ` \`)
-	for _, word := range [...]string{"%", "percent", "Percent", "pct"} {
-		if strings.HasPrefix(rest, word) && !strings.HasPrefix(rest, "percentage point") && !strings.Contains(answer, "%") {
-			return answer + `\%`
-		}
-	}
-	return answer
-}
+// withUnit appends to an answer the percent sign, the magnitude or the unit that stands in the text behind it.
+func withUnit(answer, rest string) string { return answer + unitBehind(answer, rest) }
 
-// boxedAt returns the content of the box whose command starts at i, and where it ends.
-func boxedAt(text string, i int) (content string, end int, ok bool) {
-	brace := strings.IndexByte(text[i:min(len(text), i+12)], '{')
-	if brace < 0 {
-		return "", 0, false
-	}
-	brace += i
-	depth := 0
-	for j := brace; j < len(text); j++ {
-		switch text[j] {
-		case '\\':
-			if j+1 < len(text) && (text[j+1] == '{' || text[j+1] == '}') {
-				j++
-			}
-		case '{':
-			depth++
-		case '}':
-			if depth--; depth == 0 {
-				return text[brace+1 : j], j + 1, true
-			}
-		}
-		if j-brace > 2*maxMathBytes {
+// unitBehind returns what scales or measures an answer in the text behind it: "%", "million", \text{ cm}^2. Of the units
+// it takes those that are told apart, where LaTeX marks them.
+func unitBehind(answer, rest string) string {
+	for rest != "" {
+		if strings.IndexByte(" $~", rest[0]) >= 0 {
+			rest = rest[1:]
+		} else if len(rest) > 1 && rest[0] == '\\' && strings.IndexByte(")],;:! ", rest[1]) >= 0 {
+			rest = rest[2:]
+		} else {
 			break
 		}
 	}
-	return "", 0, false
-}
-
-// boxedGroup returns the contents of the last box and of those that "and", "or", a comma or nothing joins to it, as a
-// list, and where the last one ends. An inner box of nested ones is the content of the outer.
-func boxedGroup(text string) (content string, end int, ok bool) {
-	if !strings.Contains(text, "boxed") { // forwards, which is faster
-		return "", 0, false
+	if rest == "" || rest[0] == '.' {
+		return ""
 	}
-	start := len(text)
-	for range 64 {
-		i := strings.LastIndex(text[:start], `boxed`)
-		if i < 1 {
-			return content, end, ok
-		}
-		if text[i-1] != '\\' {
-			start = i
-			continue
-		}
-		c, e, fine := boxedAt(text, i)
-		switch {
-		case !fine: // cut off, or empty of braces
-			start = i
-			continue
-		case !ok || e > end: // the last one, or around it
-			content, end, ok = c, e, true
-		case e <= start && joins(text[e:start]):
-			content = c + "," + content
-		default:
-			return content, end, ok
-		}
-		start = i
-		for start > 0 && text[start-1] == '\\' {
-			start--
+	sign := strings.TrimPrefix(rest, `\`)
+	for _, word := range [...]string{"%", "percent", "Percent", "pct"} {
+		if strings.HasPrefix(sign, word) && !strings.HasPrefix(sign, "percentage point") && !strings.Contains(answer, "%") {
+			return `\%`
 		}
 	}
-	return content, end, ok
-}
-
-// joins reports whether the text between two boxes, or two formulas, makes a list of them.
-func joins(between string) bool {
-	if len(between) > 60 || strings.Contains(between, "\n\n\n") {
-		return false
+	if textCommand(answer) > 0 || !strings.ContainsAny(answer, "0123456789") {
+		return ""
 	}
-	count, linked := 0, strings.ContainsAny(between, ",;")
-	for i := 0; i < len(between); {
-		if between[i] == '\\' { // a command
-			j := i + 1
-			for j < len(between) && isASCIILetter(between[j]) {
-				j++
-			}
-			i = max(j, i+2)
-			continue
+	if textCommand(rest) > 0 {
+		phrase, end, ok := boxedAt(rest, 0)
+		if power, _ := magnitude(phrase); !ok || power == 0 && unitOf(phrase) == "" {
+			return ""
 		}
-		if !isASCIILetter(between[i]) {
-			i++
-			continue
-		}
-		j := i
-		for j < len(between) && isASCIILetter(between[j]) {
-			j++
-		}
-		switch strings.ToLower(between[i:j]) {
-		case "and", "or":
-			linked = true
-		case "so", "thus", "hence", "then", "therefore", "wait", "no", "not", "but", "is", "final", "answer":
-			return false
-		default:
-			if j-i > 1 {
-				count++
+		unit := `\text{` + phrase + "}"
+		for _, power := range [...]string{"^2", "^3", "^{2}", "^{3}"} {
+			if strings.HasPrefix(rest[end:], power) {
+				unit += power
 			}
 		}
-		i = j
+		return unit
 	}
-	if strings.ContainsAny(between, "=.") && !linked {
-		return false
+	if _, after, ok := scanMagnitude(rest); ok {
+		return " " + rest[:len(rest)-len(after)]
 	}
-	return count == 0 || linked && count <= 4
+	return ""
 }
 
 // formula is where a stretch between mathematical delimiters stands.
@@ -288,12 +224,15 @@ func leadingFormula(text string) (string, bool) {
 	for last+1 < len(fs) && joinsFormulas(text[fs[last].end:fs[last+1].start]) {
 		last++
 	}
-	return withPercent(text[fs[0].from:fs[last].to], text[fs[last].end:]), true
+	if to := wordsBehind(text, fs[last].end); to > fs[last].end {
+		return text[:to], true
+	}
+	return withUnit(text[fs[0].from:fs[last].to], text[fs[last].end:]), true
 }
 
 func joinsFormulas(between string) bool {
 	switch strings.ToLower(strings.Trim(between, " ,\n")) {
-	case "and", "or":
+	case "and", "or", "or perhaps", "or possibly", "or maybe":
 		return true
 	case "":
 		return strings.Contains(between, ",")
@@ -378,7 +317,7 @@ func introduced(rest string) (stated, bool) {
 	if marked {
 		if fs := formulas(line); len(fs) > 0 {
 			f := fs[len(fs)-1]
-			return stated{text: withPercent(line[f.from:f.to], line[f.end:])}, true
+			return stated{text: withUnit(line[f.from:f.to], line[f.end:])}, true
 		}
 		if s, ok := lastNumeral(line); ok {
 			return s, true
@@ -412,14 +351,30 @@ func plainAnswer(rest string) (stated, bool) {
 	}
 	if i := firstWord(line); i > 0 {
 		head := strings.TrimRight(line[:i], " ,;:(*")
+		if operandBehind(line[i:]) > 0 {
+			return stated{text: line, plain: true}, true
+		}
 		if strings.HasSuffix(head, " or") || strings.HasSuffix(head, " and") { // "5, or possibly 6"
 			return stated{text: line, plain: true}, true
 		}
+		if head == "A" && i == len("A ") && !isConjunction(line[i:]) { // "A triangle"
+			return stated{text: line, plain: true}, true
+		}
 		if head != "" && isFormula(head) {
-			return stated{text: withPercent(head, line[i:]), plain: true}, true
+			return stated{text: withUnit(head, line[i:]), plain: true}, true
 		}
 	}
 	return stated{}, false
+}
+
+// isConjunction reports whether s goes on behind a statement, of which it is no noun.
+func isConjunction(s string) bool {
+	word, _, _ := strings.Cut(s, " ")
+	switch strings.Trim(word, ".,:;") {
+	case "because", "since", "as", "for", "which", "where", "when", "while", "but", "so", "is", "due", "by", "from", "given", "if", "only", "here":
+		return true
+	}
+	return false
 }
 
 // sentenceEnd returns where ". " or ", which" and the like end a statement, or -1.
@@ -523,7 +478,10 @@ func lastFormula(text string) (stated, bool) {
 		}
 		n, ok := parseMath(content, false)
 		if len(content) <= maxMathBytes && !isDenied(text[:fs[first].start]) && (!ok && !isBlank(content) || ok && n.op != opText || isWord(content)) {
-			return stated{text: withPercent(content, text[fs[last].end:])}, true
+			if from, to := wordsBefore(text, fs[first].start), wordsBehind(text, fs[last].end); from < fs[first].start || to > fs[last].end {
+				return stated{text: text[from:to]}, true
+			}
+			return stated{text: withUnit(content, text[fs[last].end:])}, true
 		}
 		text, fs = text[:fs[first].start], fs[:first]
 	}
@@ -536,24 +494,37 @@ func isBlank(s string) bool {
 	return ok && len(toks) == 1
 }
 
-// isDenied reports whether what is stated behind text is said not to be so, or in question: "not 5", "rather than 5",
+// isDenied reports whether what is stated behind text is said not to be so, or in question: "not 5", "less than 5",
 // "whether the answer is 5".
 func isDenied(text string) bool {
 	text = text[max(0, len(text)-80):]
-	if i := strings.Index(text, "whether "); i >= 0 && !strings.ContainsAny(text[i:], ".?!\n") {
-		return true
+	for _, doubt := range [...]string{"whether ", "not think ", "n't think ", "not believe ", "n't believe ", "false that ", "doubt that "} {
+		if i := strings.Index(text, doubt); i >= 0 && !strings.ContainsAny(text[i:], ".?!\n") {
+			return true
+		}
 	}
+	return isNegated(text) || endsIn(text, "than")
+}
+
+// isNegated reports whether text ends in a word that denies what stands behind it.
+func isNegated(text string) bool {
+	return endsIn(text, "not", "cannot", "never", "neither", "nor", "rather than", "instead of", "n't", "n’t")
+}
+
+// endsIn reports whether text ends in one of words, but for "be" and brackets.
+func endsIn(text string, words ...string) bool {
+	text = text[max(0, len(text)-80):]
 	text = strings.TrimSuffix(strings.TrimRight(text, " $\\([{}*_`"), " be")
 	if text == "" || strings.IndexByte("tTrRnNfF", text[len(text)-1]) < 0 {
 		return false
 	}
-	for _, word := range [...]string{"not", "cannot", "never", "neither", "nor", "rather than", "instead of"} {
+	for _, word := range words {
 		i := len(text) - len(word)
-		if i >= 0 && strings.EqualFold(text[i:], word) && (i == 0 || !isASCIILetter(text[i-1])) {
+		if i >= 0 && strings.EqualFold(text[i:], word) && (i == 0 || !isASCIILetter(text[i-1]) || !isASCIILetter(word[1])) { // "n't" ends a word
 			return true
 		}
 	}
-	return strings.HasSuffix(text, "n't") || strings.HasSuffix(text, "n’t")
+	return false
 }
 
 func isWord(s string) bool { return letters(s) != "" && strings.Contains(s, `\text`) }
@@ -585,7 +556,7 @@ func lastRun(text string) (stated, bool) {
 			if i := strings.LastIndexByte(s, '='); i > 0 && strings.ContainsAny(s[i:], "0123456789") && (isArithmetic(s[:i]) || strings.HasSuffix(lead, "&=")) {
 				s = strings.TrimLeft(s[i+1:], " $")
 			}
-			return stated{text: withPercent(s, text[to:]), plain: strings.IndexByte(s, '\\') < 0}, true
+			return stated{text: withUnit(s, text[to:]), plain: strings.IndexByte(s, '\\') < 0}, true
 		}
 		text = text[:from]
 	}
@@ -647,9 +618,14 @@ func runAround(text string, last int) (from, to int) {
 		}
 		end := wordEnd(text, next)
 		word := text[next:end]
+		if strings.HasPrefix(word, "decimal") || strings.HasPrefix(word, "significant") { // to 2 decimal places
+			return from, from
+		}
 		if !isMathWord(word) || isASCIILetter(word[0]) && isUnit(word) {
 			if _, _, ok := scanMagnitude(word); ok {
 				to = next + len(strings.TrimRight(word, ".,;:!?"))
+			} else if n := operandBehind(text[next:]); n > 0 {
+				to = next + n
 			}
 			break
 		}
@@ -663,6 +639,10 @@ func runAround(text string, last int) (from, to int) {
 		}
 		begin := wordStart(text, base, end-1)
 		word := text[begin:end]
+		if n := operandBefore(text[base:end]); n > 0 {
+			from = end - n
+			continue
+		}
 		if !isMathWord(word) || isMarker(word) && strings.TrimSpace(text[base:begin]) == "" {
 			break
 		}
@@ -673,6 +653,107 @@ func runAround(text string, last int) (from, to int) {
 		from = begin
 	}
 	return trimRun(text, from, to)
+}
+
+// wordsBefore returns where a sign, or the words that compute with the formula at start, begin.
+func wordsBefore(text string, start int) int {
+	line := text[max(0, start-maxSpan, strings.LastIndexByte(text[:start], '\n')+1):start]
+	lead := strings.TrimRight(line, " ")
+	n := signBefore(line)
+	if words := operandBefore(lead); words > 0 {
+		n = max(n, words+len(line)-len(lead))
+	} else if strings.HasSuffix(line, "/") {
+		n = len(line) - wordStart(line, 0, len(line))
+	}
+	return start - n
+}
+
+// wordsBehind returns where the words that compute with the formula before end come to an end.
+func wordsBehind(text string, end int) int {
+	rest := text[end:min(len(text), end+maxSpan)]
+	if i := strings.IndexByte(rest, '\n'); i >= 0 {
+		rest = rest[:i]
+	}
+	words := strings.TrimLeft(rest, " ")
+	switch n := operandBehind(words); {
+	case n > 0:
+		return end + len(rest) - len(words) + n
+	case len(rest) > 1 && rest[0] == '/' && isDigit(rest[1]):
+		return end + wordEnd(rest, 0)
+	}
+	return end
+}
+
+// operandBefore returns the length of the number, and of the words that compute with it, that text ends with, or 0:
+// the "3 out of" of "3 out of 4", "half of", "x to the".
+func operandBefore(text string) int {
+	end := len(text)
+	for end > 0 {
+		begin := wordStart(text, 0, end)
+		word := text[begin:end]
+		if !isConnective(word) {
+			name := strings.ToLower(strings.Trim(word, "$"))
+			if name == "one" && strings.HasPrefix(text[end:], " of") { // one of 1, 2
+				return 0
+			}
+			number := strings.ContainsAny(name, "0123456789") || len(name) == 1 && isASCIILetter(name[0]) && !isUnit(name)
+			if end < len(text) && (number && isMathWord(word) && strings.IndexByte(".,;:!?", word[len(word)-1]) < 0 || isFraction(name) || slices.Contains(numberWords, name)) ||
+				name == "twice" || name == "double" || name == "root" {
+				return len(text) - begin
+			}
+			return 0
+		}
+		end = len(strings.TrimRight(text[:begin], " "))
+	}
+	return 0
+}
+
+// operandBehind returns the length of the words that text starts with and that compute with the number before it, with
+// what they compute with, or 0: "times x", "squared", "and a half", "to the power of 4", but not "to 2 decimals".
+func operandBehind(text string) int {
+	for _, half := range [...]string{"and a half", "and a third", "and a quarter", "point "} {
+		if strings.HasPrefix(text, half) {
+			return wordEnd(text, len(half)-1)
+		}
+	}
+	const ends = ".,;:!?*"
+	for i := 0; i < len(text); {
+		end := wordEnd(text, i)
+		word, rest := text[i:end], strings.TrimLeft(text[end:], " ")
+		switch name := strings.Trim(strings.TrimRight(word, ends), "$"); {
+		case i == 0 && (name == "squared" || name == "cubed" || name == "factorial"):
+			return len(name)
+		case i == 0 && (name == "of" || name == "out" || name == "in" || name == "per"),
+			i == 0 && (name == "more" || name == "less" || name == "fewer") && !strings.HasPrefix(rest, "than "),
+			i == 0 && name == "to" && !strings.HasPrefix(rest, "the ") && countDigits(strings.Trim(rest, "$")) < len(strings.Trim(rest, ends+"$")):
+			return 0
+		case isConnective(word):
+		case i > 0 && isMathWord(name) && !isUnit(name):
+			return i + len(strings.TrimRight(word, ends))
+		default:
+			return 0
+		}
+		i = len(text) - len(rest)
+	}
+	return 0
+}
+
+// isConnective reports whether a word stands between two numbers that make another together.
+func isConnective(word string) bool {
+	switch strings.ToLower(word) {
+	case ":", "+", "×", "to", "or", "over", "of", "out", "by", "per", "in", "plus", "times", "divided", "multiplied", "raised", "the", "power", "more", "less", "fewer", "than", "mod", "choose":
+		return true
+	}
+	return false
+}
+
+// isFraction reports whether a word makes another number of that which "of" introduces.
+func isFraction(word string) bool {
+	switch word {
+	case "half", "third", "quarter", "square", "cube", "root", "factorial", "logarithm", "reciprocal":
+		return true
+	}
+	return false
 }
 
 // trimRun takes off the ends of a run what says nothing there: punctuation, signs without an operand, emphasis, and

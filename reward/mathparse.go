@@ -90,6 +90,12 @@ func (p *mathParser) named(o op, name string, args ...*node) *node {
 	return n
 }
 
+func (p *mathParser) integer(v int64) *node {
+	n := p.new(opNum)
+	n.num = big.NewRat(v, 1)
+	return n
+}
+
 // enter bounds the depth of recursion. It goes with a deferred leave.
 func (p *mathParser) enter() bool {
 	if p.depth++; p.depth > maxMathDepth {
@@ -419,6 +425,9 @@ func (p *mathParser) unit(of *node) *node {
 			words = append(words, "per")
 		} else {
 			words = append(words, p.peek().text)
+			if word := words[len(words)-1]; slices.Contains(numberWords, word) || strings.HasPrefix(word, "not ") || strings.HasPrefix(word, "point ") { // 4 point five
+				return p.fail()
+			}
 		}
 		p.advance()
 	}
@@ -433,6 +442,12 @@ func (p *mathParser) unit(of *node) *node {
 		switch strings.TrimSpace(strings.ToLower(words[0])) {
 		case "percent", "percentage", "pct", "per cent", "%":
 			return p.new(opPercent, of)
+		case "squared":
+			return p.new(opPow, of, p.integer(2))
+		case "cubed":
+			return p.new(opPow, of, p.integer(3))
+		case "factorial":
+			return p.named(opFunc, "!", of)
 		}
 	}
 	return p.named(opUnit, strings.Join(words, " "), of)
@@ -758,7 +773,7 @@ func (p *mathParser) oneNameBeforeEquals() bool {
 func (p *mathParser) simpleSubscript() (string, bool) {
 	var b strings.Builder
 	j := p.i + 1
-	for ; j < len(p.toks) && (p.toks[j].kind == tokNum || p.toks[j].kind == tokName || p.toks[j].kind == tokText); j++ {
+	for ; j < len(p.toks) && (p.toks[j].kind == tokNum || p.toks[j].kind == tokName || p.toks[j].kind == tokText || p.toks[j].kind == tokFunc); j++ { // P_{\max}
 		b.WriteString(p.toks[j].text)
 	}
 	if j >= len(p.toks) || p.toks[j].kind != tokSym || p.toks[j].text != "}" || j == p.i+2 && p.toks[p.i+1].kind == tokName {
@@ -925,9 +940,7 @@ func (p *mathParser) commandNode() *node {
 		}
 		return p.named(opFunc, "sqrt", p.group())
 	case "cbrt":
-		three := p.new(opNum)
-		three.num = big.NewRat(3, 1)
-		return p.named(opFunc, "root", p.group(), three)
+		return p.named(opFunc, "root", p.group(), p.integer(3))
 	case "overline", "bar", "dot":
 		return p.named(opFunc, "bar", p.group())
 	case "begin":
@@ -1081,7 +1094,7 @@ func (p *mathParser) matrix(determinant bool) *node {
 	if n.cols == 0 {
 		n.cols = row
 	}
-	if n.cols == 0 || len(n.args)%n.cols != 0 {
+	if n.cols == 0 || row != 0 && row != n.cols {
 		return p.fail()
 	}
 	if determinant {
@@ -1099,9 +1112,7 @@ func (p *mathParser) prose() *node {
 	}
 	text := strings.Join(words, " ")
 	if i := slices.Index(numberWords, strings.ToLower(text)); i >= 0 {
-		n := p.new(opNum)
-		n.num = big.NewRat(int64(i), 1)
-		return n
+		return p.integer(int64(i))
 	}
 	switch strings.Trim(strings.ToLower(text), " :.") {
 	case "approximately", "about", "roughly", "the answer is", "all", "is", "therefore", "thus", "so", "exactly", "equals", "the", "rs", "usd", "between", "all real numbers except", "a total of":

@@ -204,7 +204,7 @@ func scanPowerOfTen(s string) (power int, rest string, ok bool) {
 
 // scanMagnitude reads "hundred", "thousand", "million", "billion", "trillion".
 func scanMagnitude(s string) (power int, rest string, ok bool) {
-	t := strings.TrimLeft(s, " ")
+	t := strings.TrimLeft(s, " {$") // also the argument of \text, or behind a formula
 	if !startsWithLetter(t) {
 		return 0, s, false
 	}
@@ -338,8 +338,11 @@ func parsePhrase(s string, loose bool) (number, bool) {
 	if start < 0 || !isLead(s[:start]) {
 		return number{}, false
 	}
+	if lead := strings.TrimRight(s[:start], " ${("); lead != "" && (isDenied(lead) || operandBefore(lead) > 0) { // "half of"
+		return number{}, false
+	}
 	n, rest, ok := scanNumeral(s[start:])
-	if !ok || !isUnit(rest) && !(loose && goesOn(rest)) {
+	if !ok || operandBehind(strings.TrimLeft(rest, " $}{")) > 0 || !isUnit(rest) && !(loose && goesOn(rest)) {
 		return number{}, false
 	}
 	return n.number()
@@ -477,7 +480,11 @@ func isUnit(s string) bool {
 		if len(w) == 1 { // 5 m is a length, 5 x is a term
 			return strings.Contains("mgshdLlVWANJKFCaI", w)
 		}
-		return w != "pi" && w != "sqrt" && w != "mod"
+		switch w {
+		case "pi", "sqrt", "mod", "choose", "or", "plus", "minus", "divided", "multiplied", "squared", "cubed", "factorial":
+			return false
+		}
+		return true
 	})
 }
 

@@ -9,14 +9,15 @@ import (
 //
 // The number is looked for in this order, and the first place that is there decides:
 //
-//  1. the last \boxed{…} whose braces balance, with those that a comma or a word joins to it
+//  1. the last \boxed{…} whose braces balance, with those that a comma or a word joins to it, or the formula of which it is
+//     a part
 //  2. the line after the last ####
 //  3. the sentence after the last "answer is" or "answer:", in any case, if it holds a digit
 //  4. the whole text, if it is short and states one number
 //  5. the last formula of the text with a number in it, if the text does not say that it is not so
 //
-// All must state one number: \boxed{5 6}, \boxed{2\pi}, "the answer is 3 or 4" and "so it is 9 - 5" are wrong answers,
-// not 56, 2, 3 and 5. A text without any number, and an empty box or line, is no answer.
+// All must state one number: \boxed{5 6}, \boxed{2\pi}, -\boxed{7}, "the answer is 3 or 4", "3 to 4" and "so it is 9 - 5"
+// are wrong answers, not 56, 2, 7, 3, 4 and 5. A text without any number, and an empty box or line, is no answer.
 //
 // A number is an integer or a decimal with an optional sign (also U+2212), thousands separators (comma, {,}, \, or a
 // thin space between groups of three), an exponent (1e5, 1.5×10^{5}), a fraction (a/b, \frac{a}{b}), a mixed number
@@ -89,8 +90,21 @@ type place struct {
 }
 
 func findAnswer(text string) place {
-	if t, ok := boxedText(text); ok {
-		return place{marked, t}
+	if b, ok := lastBoxes(text); ok {
+		if f, ok := b.formula(text); ok {
+			return place{marked, f}
+		}
+		if inner, ok := boxedText(b.content); ok {
+			b.content = inner
+		}
+		if strings.HasSuffix(b.content, "!") { // a factorial, which is no number in digits
+			return place{marked, text[b.start:b.end]}
+		}
+		unit := unitBehind(b.content, text[b.end:])
+		if _, _, ok := scanMagnitude(normalise(unit)); ok || unit == `\%` {
+			b.content += unit
+		}
+		return place{marked, b.content}
 	}
 	if t, ok := afterHashes(text); ok {
 		return place{marked, t}
@@ -104,11 +118,11 @@ func findAnswer(text string) place {
 // boxedText returns the content of the last boxes, without the boxes inside them.
 func boxedText(text string) (content string, ok bool) {
 	for range maxMathDepth {
-		inner, _, fine := boxedGroup(text)
+		b, fine := boxedGroup(text)
 		if !fine {
 			break
 		}
-		content, text, ok = inner, inner, true
+		content, text, ok = b.content, b.content, true
 	}
 	return content, ok
 }

@@ -25,6 +25,16 @@ func isUnitWord(word string) bool {
 	return unitWords[word] != "" || unitWords[strings.TrimSuffix(word, "s")] != "" || otherUnits[word] || otherUnits[strings.TrimSuffix(word, "s")]
 }
 
+// isUnitProduct reports whether s is units with powers and signs between them.
+func isUnitProduct(s string) bool {
+	if !strings.ContainsAny(s, `\^/`) {
+		return false
+	}
+	s = strings.ReplaceAll(s, `\cdot`, "")
+	return strings.Trim(s, `\, ~;^{}-/0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ`) == "" &&
+		isASCIILetter(s[0]) && words(s, func(w string) bool { return isUnitWord(strings.ToLower(w)) })
+}
+
 // magnitude takes the word that scales a number off a phrase: "million dollars" is 6 and "dollars".
 func magnitude(phrase string) (power int, rest string) {
 	if power, rest, ok := scanMagnitude(strings.ToLower(phrase)); ok {
@@ -40,9 +50,9 @@ func unitOf(phrase string) string {
 	known, power := "", ""
 	for word := range strings.FieldsFuncSeq(unitTypography.Replace(strings.ToLower(phrase)), func(r rune) bool { return !('a' <= r && r <= 'z') && r != '^' && !('0' <= r && r <= '9') }) {
 		switch {
-		case word == "square" || word == "sq":
+		case word == "square" || word == "sq" || word == "squared":
 			power = "^2"
-		case word == "cubic" || word == "cu":
+		case word == "cubic" || word == "cu" || word == "cubed":
 			power = "^3"
 		case word[0] == '^':
 			power = word
