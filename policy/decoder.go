@@ -26,7 +26,8 @@ import (
 
 // Where a compiler fuses operations (XLA), products with ones become broadcasts
 // and sums by themselves. There the embedding is looked up instead of multiplied,
-// and the vocabulary is read a piece of the batch at a time.
+// the vocabulary is read a piece of the batch at a time, and what is not generated is
+// computed in packed batches; see packed.go.
 
 // decoder builds the graphs of one architecture.
 type decoder struct {

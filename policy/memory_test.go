@@ -38,7 +38,7 @@ func TestPlanCounts(t *testing.T) {
 		t.Errorf("compiled: %+v, want moments and gradients of %d bytes on the device", compiled.Device, want)
 	}
 	d.Learning.GradientCheckpointing = true
-	if kept := d.Plan().Update.Device.Activations; kept > compiled.Device.Activations/10 {
+	if kept := d.Plan().Update.Device.Activations; kept > compiled.Device.Activations/7 { // what attention reads and makes is kept
 		t.Errorf("with layers computed again: activations of %d bytes, of %d else", kept, compiled.Device.Activations)
 	}
 	d.Compiled, d.Learning.GradientCheckpointing = false, false

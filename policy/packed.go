@@ -120,14 +120,16 @@ func (d decoder) attendPacked(query, key, value *Node, sight sight) *Node {
 			}
 			return Concatenate([]*Node{x, Zeros(x.Graph(), shapes.Make(dtypes.Float32, blocks, dh, length-p.to))}, 2)
 		}
-		again := OptimizationBarrier(q) // else the scores of the way there would be kept
 		var queries []*Node
+		last := adjoint
 		for _, p := range list {
+			again := SchedulingBarrier(q, last) // else the scores of the way there would be kept, or made too early
 			a := rows(adjoint, p)
 			weight := Exp(Sub(scores(again, k, p), p.logs))
 			mean := ReduceAndKeep(Mul(a, p.out), ReduceSum, -1)
 			ds := Mul(weight, Sub(d.dot(a, until(v, p)), mean))
-			queries = append(queries, d.dotT(ds, until(k, p)))
+			last = d.dotT(ds, until(k, p))
+			queries = append(queries, last)
 			for i, part := range []*Node{d.contract(rows(again, p), 1, ds, 1), d.contract(a, 1, weight, 1)} {
 				if part = padded(part, p); gradients[1+i] != nil {
 					part = Add(gradients[1+i], part)
