@@ -217,12 +217,35 @@ func ParseRequest(raw []byte) (*Request, *Error) {
 			if err == nil {
 				err = json.Unmarshal(one, r)
 			}
+			if err == nil && name == "messages" {
+				err = checkMessages(value)
+			}
 			if err != nil {
 				return nil, Invalid(name, "%s: %v", name, err)
 			}
 		}
 	}
 	return r, nil
+}
+
+// checkMessages refuses what a message holds beside its role and content, such as the
+// calls of tools: a template would not see it. A name says nothing to a template
+// either, and clients send it out of habit.
+func checkMessages(raw []byte) error {
+	var messages []map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &messages); err != nil {
+		return err
+	}
+	for i, m := range messages {
+		for _, field := range slices.Sorted(maps.Keys(m)) {
+			switch value := string(m[field]); {
+			case slices.Contains([]string{"role", "content", "name"}, field), value == "null", value == "[]":
+			default:
+				return fmt.Errorf("message %d has %s, which this server cannot use; want role and content", i, field)
+			}
+		}
+	}
+	return nil
 }
 
 // fields are the JSON names that a Request has a place for.

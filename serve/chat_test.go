@@ -156,6 +156,7 @@ func TestChatRefusals(t *testing.T) {
 	for _, c := range []struct{ body, param, want string }{
 		{`"messages":[` + user + `,{"role":"system","content":"x"}]`, "messages", "the template says: a late system turn"},
 		{`"messages":[{"role":"tool","content":"x"}]`, "messages", `role is "tool"; want system, developer, user or assistant`},
+		{`"messages":[` + user + `,{"role":"assistant","content":null,"tool_calls":[{"id":"1"}]}]`, "messages", "message 1 has tool_calls"},
 		{`"messages":[` + user + `],"chat_template_kwargs":{"messages":[]}`, "messages", "messages is not for a caller to set"},
 		{`"messages":[` + user + `],"chat_template_kwargs":[]`, "chat_template_kwargs", "chat_template_kwargs"},
 		{`"messages":[` + user + `],"continue_final_message":true`, "continue_final_message", "needs add_generation_prompt to be false"},
