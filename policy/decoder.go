@@ -160,14 +160,17 @@ type stream struct {
 
 func (s stream) sequences() int { return s.prompts * s.samples }
 
-// newStream spreads the rotary tables cos and sin, [dh/2, length], over heads
-// and sequences.
+// newStream spreads the rotary tables cos and sin over heads and sequences. They are
+// [dh/2, length], or [dh/2, sequences, length] where each has positions of its own.
 func (d decoder) newStream(prompts, samples int, cos, sin *Node) stream {
-	s := stream{prompts: prompts, samples: samples, length: cos.Shape().Dim(1)}
+	s := stream{prompts: prompts, samples: samples, length: cos.Shape().Dim(-1)}
 	half, sequences := d.HeadDim()/2, s.sequences()
 	scale := 1 / math.Sqrt(float64(d.HeadDim()))
 	spread := func(table *Node, heads int) *Node {
-		all := d.repeat(Reshape(table, half, 1, s.length), sequences) // [dh/2, sequences, length]
+		all := table
+		if table.Rank() == 2 {
+			all = d.repeat(Reshape(table, half, 1, s.length), sequences) // [dh/2, sequences, length]
+		}
 		all = d.repeat(Reshape(all, 1, 1, half*sequences*s.length), heads)
 		return Reshape(all, heads*half, sequences*s.length)
 	}
@@ -648,8 +651,9 @@ func (d decoder) batchInputs(inputs []*Node, padded bool) (in batchInputs, rest 
 
 // step is one step of generation for P·n sequences: logits [V, P·n], then the
 // keys and the values of the step by layer. Inputs are tokens [P, n, 1], the
-// rotary tables, the bias of the cache [1, 1, capacity], the bias of prompts
-// where padded, then keys and values of prompts and of the cache by layer.
+// rotary tables, the bias of the cache, [1, capacity] or one for each sequence,
+// [P·n, capacity], the bias of prompts where padded, then keys and values of prompts
+// and of the cache by layer.
 func (d decoder) step(net network, inputs []*Node, padded bool) []*Node {
 	tokens, cos, sin, unfilled, rest := inputs[0], inputs[1], inputs[2], inputs[3], inputs[4:]
 	dims := tokens.Shape().Dimensions
@@ -658,8 +662,8 @@ func (d decoder) step(net network, inputs []*Node, padded bool) []*Node {
 	if padded {
 		hidden, rest = d.hide(rest[0], s), rest[1:]
 	}
-	rows := d.NumAttentionHeads * s.sequences()
-	unfilled = Reshape(d.repeat(unfilled, rows), rows, -1)
+	own := unfilled.Shape().Dim(0)
+	unfilled = d.hide(unfilled, stream{prompts: own, samples: s.sequences() / own, length: 1})
 	layers := len(net.blocks)
 	past := make([][]segment, layers)
 	for i := range past {

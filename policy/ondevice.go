@@ -16,8 +16,8 @@ import (
 
 // onDevice are the programs that move keys and values about.
 type onDevice struct {
-	join, grow, pick *program
-	steps            [2][2]*program // by whether prompts are padded, and whether tokens are drawn there
+	grow, pick *program
+	steps      [2][2]*program // by whether prompts are padded, and whether tokens are drawn there
 }
 
 func (e *Engine) newOnDevice() (*onDevice, error) {
@@ -26,7 +26,7 @@ func (e *Engine) newOnDevice() (*onDevice, error) {
 		at    **program
 		name  string
 		build func([]*Node) []*Node
-	}{{&o.join, "join", e.buildJoin}, {&o.grow, "grow", buildGrow}, {&o.pick, "pick", buildPick}}
+	}{{&o.grow, "grow", buildGrow}, {&o.pick, "pick", e.buildPick}}
 	for padded := range 2 {
 		for drawn := range 2 {
 			list = append(list, struct {
@@ -45,43 +45,47 @@ func (e *Engine) newOnDevice() (*onDevice, error) {
 	return o, nil
 }
 
-// buildJoin puts keys and values of several groups of prompts together, [heads·P, dh, Tp].
-func (e *Engine) buildJoin(inputs []*Node) []*Node {
-	n, heads := 2*e.decoder.NumHiddenLayers, e.decoder.NumKeyValueHeads
-	joined := make([]*Node, n)
-	for i := range joined {
-		var parts []*Node
-		for j := i; j < len(inputs); j += n {
-			dims := inputs[j].Shape().Dimensions
-			parts = append(parts, Reshape(inputs[j], heads, dims[0]/heads, dims[1], dims[2]))
-		}
-		all := Concatenate(parts, 1)
-		dims := all.Shape().Dimensions
-		joined[i] = Reshape(all, heads*dims[1], dims[2], dims[3])
-	}
-	return joined
-}
-
-// buildGrow doubles the capacity of caches.
+// buildGrow doubles the capacity of caches. All is there twice, so that what a ring of
+// the old size has at step mod capacity, one of the new size has there, too; of the two
+// the one that is not is overwritten before a row is old enough to see it.
 func buildGrow(inputs []*Node) []*Node {
 	larger := make([]*Node, len(inputs))
 	for i, x := range inputs {
-		larger[i] = Concatenate([]*Node{x, ZerosLike(x)}, 2)
+		larger[i] = Concatenate([]*Node{x, x}, 2)
 	}
 	return larger
 }
 
-// buildPick takes the rows of keys and values that the first input names, [n, 1].
-func buildPick(inputs []*Node) []*Node {
-	picked := make([]*Node, len(inputs)-1)
-	for i, x := range inputs[1:] {
-		picked[i] = Gather(x, inputs[0])
+// buildPick takes the rows that the first input names, [n, 1], of the keys and values
+// that follow: one list, or several put together.
+func (e *Engine) buildPick(inputs []*Node) []*Node {
+	rows, lists := inputs[0], inputs[1:]
+	picked := make([]*Node, 2*e.decoder.NumHiddenLayers)
+	for i := range picked {
+		var parts []*Node
+		for j := i; j < len(lists); j += len(picked) {
+			parts = append(parts, lists[j])
+		}
+		picked[i] = Gather(Concatenate(parts, 0), rows)
 	}
 	return picked
 }
 
+// unseen is the bias that hides from each row, [N, capacity], what it does not see of
+// the ring of keys and values. The ring has a place for each of the latest steps; the
+// given place is that of this step, and still has what is capacity steps old. A row
+// sees as many steps before this as it has had tokens, [N, 1].
+func unseen(had, place *Node, capacity int) *Node {
+	g, n := had.Graph(), had.Shape().Dim(0)
+	back := Sub(place, Iota(g, shapes.Make(dtypes.Int32, n, capacity), 1))
+	back = Where(GreaterThan(back, ZerosLike(back)), back, AddScalar(back, capacity))
+	old := GreaterThan(back, BroadcastToDims(had, n, capacity))
+	return MulScalar(ConvertDType(old, dtypes.Float32), masked)
+}
+
 // buildResidentStep is a step whose inputs begin with the cache, which it overwrites,
-// and whose place in it follows. Its first outputs are the logits or, where tokens
+// and whose place in it follows. In place of the bias of the cache it has the number of
+// tokens that each row has had, [N, 1]. Its first outputs are the logits or, where tokens
 // are drawn, what draw gives by the last three inputs.
 func (e *Engine) buildResidentStep(padded, drawn bool) func([]*Node) []*Node {
 	return func(inputs []*Node) []*Node {
@@ -93,7 +97,9 @@ func (e *Engine) buildResidentStep(padded, drawn bool) func([]*Node) []*Node {
 		if drawn {
 			chance, rest = rest[len(rest)-3:], rest[:len(rest)-3]
 		}
-		out := d.step(d.network(weights), slices.Concat(rest, cache), padded)
+		rest = slices.Concat(rest, cache)
+		rest[3] = unseen(rest[3], place, cache[0].Shape().Dim(2))
+		out := d.step(d.network(weights), rest, padded)
 		results := out[:1]
 		if drawn {
 			results = d.draw(out[0], chance[0], chance[1], chance[2])
@@ -162,10 +168,16 @@ func fewCapacities(position, longest int) int {
 
 // residentStep computes and remembers a step. Tokens are drawn on the device where the
 // whole distribution counts and nobody asks for the logits.
-func (g *generation) residentStep(tokens []int32, position int, s Sampling, prompts []Prompt) (look, error) {
+func (g *generation) residentStep(s Sampling, prompts []Prompt) (look, error) {
 	e := g.engine
-	if position >= g.capacity {
-		if err := g.growResident(fewCapacities(position, s.MaxCompletionLength)); err != nil {
+	had := make([]int32, len(g.rows))
+	for place, row := range g.rows {
+		if row >= 0 {
+			had[place] = int32(g.now - g.begin[place])
+		}
+	}
+	if most := int(slices.Max(had)); most >= g.capacity {
+		if err := g.growResident(fewCapacities(most, s.MaxCompletionLength)); err != nil {
 			return nil, err
 		}
 	}
@@ -173,15 +185,15 @@ func (g *generation) residentStep(tokens []int32, position int, s Sampling, prom
 		!slices.ContainsFunc(g.rows, func(row int) bool { return row >= 0 && prompts[row].Watch != nil })
 	u := &uploads{device: e.device}
 	defer func() { release(u.list...) }()
-	put(u, []int32{int32(position)})
+	put(u, []int32{int32(g.now % g.capacity)})
 	head := len(u.list)
-	g.stepInputs(u, tokens, position)
+	g.residentInputs(u, had, s.MaxCompletionLength)
 	inner := len(u.list)
 	if drawn {
 		chances := make([]float32, len(g.rows))
 		for place, row := range g.rows {
 			if row >= 0 {
-				x, _ := uniform2(prompts[row].Stream, uint64(position), 0)
+				x, _ := uniform2(prompts[row].Stream, uint64(had[place]), 0)
 				chances[place] = min(float32(x), 1-0x1p-24)
 			}
 		}
@@ -207,7 +219,7 @@ func (g *generation) residentStep(tokens []int32, position int, s Sampling, prom
 	g.cache = out[len(results):]
 	defer release(results...)
 	if !drawn {
-		return g.chosen(results[0], position, s, prompts)
+		return g.chosen(results[0], s, prompts)
 	}
 	ids, err := tensors.CopyFlatData[int32](results[0])
 	if err != nil {
@@ -226,6 +238,29 @@ func (g *generation) residentStep(tokens []int32, position int, s Sampling, prom
 		}
 		return ids[place], logprob, entropy, nil
 	}, nil
+}
+
+// residentInputs is stepInputs where rows have had different numbers of tokens, of at
+// most longest.
+func (g *generation) residentInputs(u *uploads, had []int32, longest int) {
+	b, half, n := g.batch, g.engine.decoder.HeadDim()/2, len(had)
+	put(u, g.tokens, b.prompts, b.samples, 1)
+	if g.cos == nil {
+		g.cos, g.sin = g.engine.decoder.rope(b.prefix, longest)
+	}
+	for _, table := range [][]float32{g.cos, g.sin} {
+		own := make([]float32, 0, half*n)
+		for i := range half {
+			for _, t := range had {
+				own = append(own, table[i*longest+int(t)])
+			}
+		}
+		put(u, own, half, n, 1)
+	}
+	put(u, had, n, 1)
+	if g.bias != nil {
+		put(u, g.bias, b.prompts, b.prefix)
+	}
 }
 
 // growResident makes the cache, or doubles it until it has the capacity.
@@ -255,17 +290,91 @@ func (g *generation) pickResident(list *[]*tensors.Tensor, count int, index []in
 			rows = append(rows, int32(head*count+max(0, from)))
 		}
 	}
+	return g.pick(list, rows, *list)
+}
+
+// settleResident is settle on the device. At first there are no prompts to keep, and
+// those without a source are as the first.
+func (g *generation) settleResident(computed []*tensors.Tensor, n int, source []int) error {
+	if g.prefix == nil && n == len(source) { // in order
+		g.prefix = computed
+		return nil
+	}
+	defer release(computed...)
+	heads := g.engine.decoder.NumKeyValueHeads
+	kept := 0
+	if g.prefix != nil {
+		kept = heads * len(source)
+	}
+	rows := make([]int32, 0, heads*len(source))
+	for head := range heads {
+		for p, from := range source {
+			row := kept + head*n + max(0, from)
+			if from < 0 && kept > 0 {
+				row = head*len(source) + p
+			}
+			rows = append(rows, int32(row))
+		}
+	}
+	return g.pick(&g.prefix, rows, slices.Concat(g.prefix, computed))
+}
+
+// pick replaces keys and values by those of the rows of lists.
+func (g *generation) pick(list *[]*tensors.Tensor, rows []int32, lists []*tensors.Tensor) error {
 	u := &uploads{device: g.engine.device}
 	put(u, rows, len(rows), 1)
 	defer func() { release(u.list...) }()
 	if u.err != nil {
 		return u.err
 	}
-	picked, err := g.engine.resident.pick.call(slices.Concat(u.list, *list))
+	picked, err := g.engine.resident.pick.call(slices.Concat(u.list, lists))
 	if err != nil {
 		return err
 	}
 	release(*list...)
 	*list = picked
 	return nil
+}
+
+// refilled cuts groups of at most samples rows into batches of few sizes whose keys and
+// values fit a device that compiles for each. Where not all rows have places at once,
+// those of a batch follow one another: a prompt has a quarter of the places that its
+// rows would take, so that few of them are empty when the last row finishes, and
+// prompts are of like lengths, at most one power of two apart.
+func (c Config) refilled(all []group, samples int) []batch {
+	padded := func(g group) int { return powerOfTwo(max(16, prefixLength(g.prompt))) }
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b group) int { return padded(b) - padded(a) })
+	var cut []batch
+	for len(sorted) > 0 {
+		b := batch{samples: samples, prefix: padded(sorted[0])}
+		for _, g := range sorted {
+			b.completion = max(b.completion, powerOfTwo(g.longest))
+		}
+		most := func() int { // prompts that fit
+			return deviceCacheFloats / c.cache(batch{1, b.samples, b.prefix, b.completion, nil})
+		}
+		near := len(sorted)
+		if most() < near {
+			if i := slices.IndexFunc(sorted, func(g group) bool { return 2*padded(g) < b.prefix }); i >= 0 {
+				near = i
+			}
+		}
+		b.groups, sorted = sorted[:near], sorted[near:]
+		if b.prompts = min(powerOfTwo(near), most()); b.prompts < near {
+			b.samples = (samples + 3) / 4
+			for b.samples > 1 && most() < 4 {
+				b.samples = (b.samples + 1) / 2
+			}
+			wanted := 0
+			for _, g := range b.groups {
+				wanted += (len(g.rows) + b.samples - 1) / b.samples
+			}
+			if b.prompts = max(1, min(powerOfTwo(wanted), most())); b.prompts > 4 {
+				b.prompts = b.prompts / 4 * 4 // whole waves
+			}
+		}
+		cut = append(cut, b)
+	}
+	return cut
 }
