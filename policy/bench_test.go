@@ -86,7 +86,7 @@ func BenchmarkRefill(b *testing.B) {
 				b.Skip("the backend has no memory of its own")
 			}
 			defer func(n int) { deviceCacheFloats = n }(deviceCacheFloats)
-			deviceCacheFloats = 8 * w.Config.cache(batch{prompts: 1, samples: 8, prefix: 32, completion: lengths.limit})
+			deviceCacheFloats = 8 * w.Config.cache(batch{prompts: 1, samples: 8, prefix: 32, completion: 32 + lengths.limit})
 			s := Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: lengths.limit}
 			var took [2]float64
 			var drawn, computed [2]int

@@ -649,30 +649,31 @@ func (d decoder) batchInputs(inputs []*Node, padded bool) (in batchInputs, rest 
 	return in, rest
 }
 
+// past is what came before a step: keys, and then values, by layer, and the bias that
+// hides some of it, [k, length], a line for every k-th of the sequences; nil: none.
+type past struct {
+	layers []*Node
+	bias   *Node
+}
+
 // step is one step of generation for P·n sequences: logits [V, P·n], then the
-// keys and the values of the step by layer. Inputs are tokens [P, n, 1], the
-// rotary tables, the bias of the cache, [1, capacity] or one for each sequence,
-// [P·n, capacity], the bias of prompts where padded, then keys and values of prompts
-// and of the cache by layer.
-func (d decoder) step(net network, inputs []*Node, padded bool) []*Node {
-	tokens, cos, sin, unfilled, rest := inputs[0], inputs[1], inputs[2], inputs[3], inputs[4:]
+// keys and the values of the step by layer. Tokens are [P, n, 1]; before are the prompts
+// and completions.
+func (d decoder) step(net network, tokens, cos, sin *Node, before ...past) []*Node {
 	dims := tokens.Shape().Dimensions
 	s := d.newStream(dims[0], dims[1], cos, sin)
-	var hidden *Node
-	if padded {
-		hidden, rest = d.hide(rest[0], s), rest[1:]
-	}
-	own := unfilled.Shape().Dim(0)
-	unfilled = d.hide(unfilled, stream{prompts: own, samples: s.sequences() / own, length: 1})
-	layers := len(net.blocks)
-	past := make([][]segment, layers)
-	for i := range past {
-		past[i] = []segment{
-			{rest[i], rest[layers+i], hidden},
-			{rest[2*layers+i], rest[3*layers+i], unfilled},
+	segments := make([][]segment, len(net.blocks))
+	for _, p := range before {
+		var hidden *Node
+		if p.bias != nil {
+			lines := p.bias.Shape().Dim(0)
+			hidden = d.hide(p.bias, stream{prompts: lines, samples: s.sequences() / lines, length: 1})
+		}
+		for i := range segments {
+			segments[i] = append(segments[i], segment{p.layers[i], p.layers[len(segments)+i], hidden})
 		}
 	}
-	x, keys, values := d.completion(net, tokens, s, past, nil)
+	x, keys, values := d.completion(net, tokens, s, segments, nil)
 	logits := d.product(net.head, d.rmsNorm(x, net.norm))
 	return append(append([]*Node{logits}, keys...), values...)
 }

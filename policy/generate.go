@@ -176,7 +176,8 @@ type generation struct {
 	bias     []float32         // hides prompt padding, [P, Tp]; nil: none
 	capacity int
 
-	cos, sin []float32 // rotary tables of completions, where the cache is on the device
+	latest   []*tensors.Tensor // the cache's latest steps, where it is on the device; see ondevice.go
+	cos, sin []float32         // rotary tables of completions there
 
 	scratch Scratch
 	column  []float32 // the logits of a row
@@ -207,6 +208,7 @@ func (e *Engine) newGeneration(b batch) (*generation, error) {
 func (g *generation) release() {
 	release(g.prefix...)
 	release(g.cache...)
+	release(g.latest...)
 }
 
 // waits is whether a batch has more rows than places.
@@ -548,8 +550,10 @@ func (g *generation) compact() error {
 	if err := g.gather(&g.prefix, b.prompts, parents, b.prefix); err != nil {
 		return err
 	}
-	if err := g.gather(&g.cache, len(g.rows), places, g.capacity); err != nil {
-		return err
+	for _, list := range []*[]*tensors.Tensor{&g.cache, &g.latest} {
+		if err := g.gather(list, len(g.rows), places, g.capacity); err != nil {
+			return err
+		}
 	}
 	rows, tokens, begin := slices.Repeat([]int{-1}, size), make([]int32, size), make([]int, size)
 	for i, place := range places {
@@ -573,6 +577,9 @@ func (g *generation) compact() error {
 // gather replaces keys and values [heads·count, dh, length] by those of the
 // sequences in index; −1 leaves zeros.
 func (g *generation) gather(list *[]*tensors.Tensor, count int, index []int, length int) error {
+	if len(*list) == 0 {
+		return nil
+	}
 	if g.engine.resident != nil {
 		return g.pickResident(list, count, index)
 	}
@@ -623,7 +630,13 @@ func (e *Engine) buildPrefill(padded bool) func([]*graph.Node) []*graph.Node {
 
 func (e *Engine) buildStep(padded bool) func([]*graph.Node) []*graph.Node {
 	return func(inputs []*graph.Node) []*graph.Node {
-		d := e.decoder.begin()
-		return d.fence.close(d.step(d.network(inputs), inputs[len(e.slots):], padded))
+		d, in := e.decoder.begin(), inputs[len(e.slots):]
+		prompts, completions := past{}, past{bias: in[3]}
+		n, rest := 2*d.NumHiddenLayers, in[4:]
+		if padded {
+			prompts.bias, rest = rest[0], rest[1:]
+		}
+		prompts.layers, completions.layers = rest[:n], rest[n:]
+		return d.fence.close(d.step(d.network(inputs), in[0], in[1], in[2], prompts, completions))
 	}
 }

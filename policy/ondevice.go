@@ -10,14 +10,18 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// Where a device has memory of its own, keys and values stay there: each step
-// overwrites its input with its output, and what sampling needs of the logits is
-// computed beside them. Compiling takes seconds, so there are few sizes of a cache.
+// Where a device has memory of its own, keys and values stay there, and what sampling
+// needs of the logits is computed beside them. Compiling takes seconds, so there are few
+// sizes of a cache.
+//
+// The cache is a ring: step t is at t modulo its capacity. A program's outputs are not
+// its inputs, also where those are given up, so what a step writes is copied whole. So it
+// writes the latest steps only, which move to the ring when they are as many as a block.
 
 // onDevice are the programs that move keys and values about.
 type onDevice struct {
-	grow, pick *program
-	steps      [2][2]*program // by whether prompts are padded, and whether tokens are drawn there
+	grow, pick, move *program
+	steps            [2][2]*program // by whether prompts are padded, and whether tokens are drawn there
 }
 
 func (e *Engine) newOnDevice() (*onDevice, error) {
@@ -26,7 +30,7 @@ func (e *Engine) newOnDevice() (*onDevice, error) {
 		at    **program
 		name  string
 		build func([]*Node) []*Node
-	}{{&o.grow, "grow", buildGrow}, {&o.pick, "pick", e.buildPick}}
+	}{{&o.grow, "grow", buildGrow}, {&o.pick, "pick", e.buildPick}, {&o.move, "move", buildMove}}
 	for padded := range 2 {
 		for drawn := range 2 {
 			list = append(list, struct {
@@ -71,6 +75,18 @@ func (e *Engine) buildPick(inputs []*Node) []*Node {
 	return picked
 }
 
+// buildMove puts the latest steps into rings of keys and values, from a place on: inputs
+// are the rings, which it overwrites, the place, and the latest.
+func buildMove(inputs []*Node) []*Node {
+	n := len(inputs) / 2
+	zero := ScalarZero(inputs[n].Graph(), dtypes.Int32)
+	moved := make([]*Node, n)
+	for i := range moved {
+		moved[i] = DynamicUpdateSlice(inputs[i], inputs[n+1+i], []*Node{zero, zero, inputs[n]})
+	}
+	return moved
+}
+
 // unseen is the bias that hides from each row, [N, capacity], what it does not see of
 // the ring of keys and values. The ring has a place for each of the latest steps; the
 // given place is that of this step, and still has what is capacity steps old. A row
@@ -83,30 +99,40 @@ func unseen(had, place *Node, capacity int) *Node {
 	return MulScalar(ConvertDType(old, dtypes.Float32), masked)
 }
 
-// buildResidentStep is a step whose inputs begin with the cache, which it overwrites,
-// and whose place in it follows. In place of the bias of the cache it has the number of
-// tokens that each row has had, [N, 1]. Its first outputs are the logits or, where tokens
-// are drawn, what draw gives by the last three inputs.
+// buildResidentStep is a step whose inputs begin with the latest steps, which it
+// overwrites, its place among them, and the ring's place for the first of them. The
+// weights, the inputs of a step, and prompts follow, and the ring where there is one. In
+// place of the bias of the cache are the numbers of tokens that rows have had, [N, 1].
+// Its first outputs are the logits or, where tokens are drawn, what draw gives by the
+// last three inputs.
 func (e *Engine) buildResidentStep(padded, drawn bool) func([]*Node) []*Node {
 	return func(inputs []*Node) []*Node {
 		d := e.decoder.begin()
 		n := 2 * d.NumHiddenLayers
-		cache, place, inputs := inputs[:n], inputs[n], inputs[n+1:]
-		weights, rest := inputs[:len(e.slots)], inputs[len(e.slots):]
+		latest, place, first, inputs := inputs[:n], inputs[n], inputs[n+1], inputs[n+2:]
+		weights, in := inputs[:len(e.slots)], inputs[len(e.slots):]
+		had, rest := in[3], in[4:]
 		var chance []*Node
 		if drawn {
 			chance, rest = rest[len(rest)-3:], rest[:len(rest)-3]
 		}
-		rest = slices.Concat(rest, cache)
-		rest[3] = unseen(rest[3], place, cache[0].Shape().Dim(2))
-		out := d.step(d.network(weights), rest, padded)
+		before := make([]past, 1, 3)
+		if padded {
+			before[0].bias, rest = rest[0], rest[1:]
+		}
+		before[0].layers, rest = rest[:n], rest[n:]
+		if len(rest) > 0 {
+			before = append(before, past{rest, unseen(Sub(had, place), first, rest[0].Shape().Dim(2))})
+		}
+		before = append(before, past{latest, unseen(Min(had, place), place, latest[0].Shape().Dim(2))})
+		out := d.step(d.network(weights), in[0], in[1], in[2], before...)
 		results := out[:1]
 		if drawn {
 			results = d.draw(out[0], chance[0], chance[1], chance[2])
 		}
 		zero := ScalarZero(place.Graph(), dtypes.Int32)
 		for i, x := range out[1:] {
-			results = append(results, DynamicUpdateSlice(cache[i], x, []*Node{zero, zero, place}))
+			results = append(results, DynamicUpdateSlice(latest[i], x, []*Node{zero, zero, place}))
 		}
 		return results
 	}
@@ -176,16 +202,16 @@ func (g *generation) residentStep(s Sampling, prompts []Prompt) (look, error) {
 			had[place] = int32(g.now - g.begin[place])
 		}
 	}
-	if most := int(slices.Max(had)); most >= g.capacity {
-		if err := g.growResident(fewCapacities(most, s.MaxCompletionLength)); err != nil {
-			return nil, err
-		}
+	size := blockOf(s.MaxCompletionLength)
+	if err := g.makeRoom(size, int(slices.Max(had)), s.MaxCompletionLength); err != nil {
+		return nil, err
 	}
 	drawn := s.TopP == 1 && (s.TopK == 0 || s.TopK >= e.decoder.VocabSize) &&
 		!slices.ContainsFunc(g.rows, func(row int) bool { return row >= 0 && prompts[row].Watch != nil })
 	u := &uploads{device: e.device}
 	defer func() { release(u.list...) }()
-	put(u, []int32{int32(g.now % g.capacity)})
+	put(u, []int32{int32(g.now % size)})
+	put(u, []int32{int32((g.now - g.now%size) % max(1, g.capacity))})
 	head := len(u.list)
 	g.residentInputs(u, had, s.MaxCompletionLength)
 	inner := len(u.list)
@@ -208,15 +234,15 @@ func (g *generation) residentStep(s Sampling, prompts []Prompt) (look, error) {
 	if u.err != nil {
 		return nil, u.err
 	}
-	cache := g.cache
-	g.cache = nil // consumed
-	out, err := e.resident.steps[index(g.bias != nil)][index(drawn)].consume(cache,
-		slices.Concat(u.list[:head], e.weights, u.list[head:inner], g.prefix, u.list[inner:]))
+	latest := g.latest
+	g.latest = nil // consumed
+	out, err := e.resident.steps[index(g.bias != nil)][index(drawn)].consume(latest,
+		slices.Concat(u.list[:head], e.weights, u.list[head:inner], g.prefix, g.cache, u.list[inner:]))
 	if err != nil {
 		return nil, err
 	}
-	results := out[:len(out)-len(cache)]
-	g.cache = out[len(results):]
+	results := out[:len(out)-len(latest)]
+	g.latest = out[len(results):]
 	defer release(results...)
 	if !drawn {
 		return g.chosen(results[0], s, prompts)
@@ -263,13 +289,42 @@ func (g *generation) residentInputs(u *uploads, had []int32, longest int) {
 	}
 }
 
-// growResident makes the cache, or doubles it until it has the capacity.
-func (g *generation) growResident(capacity int) (err error) {
-	if g.cache == nil {
-		g.capacity = capacity
-		g.cache, err = g.allocate(len(g.rows), capacity)
+// blockOf is how many steps the latest are at most, for completions of a length.
+func blockOf(longest int) int { return min(32, powerOfTwo(longest)) }
+
+// makeRoom makes room for a step before which a row has had at most so many tokens. A
+// ring is there from the start if there will be one, since each is compiled for.
+func (g *generation) makeRoom(size, had, longest int) (err error) {
+	if g.latest == nil {
+		if g.latest, err = g.allocate(len(g.rows), size); err != nil {
+			return err
+		}
+		if longest > size || g.batch.waits() {
+			g.capacity = fewCapacities(size, longest)
+			g.cache, err = g.allocate(len(g.rows), g.capacity)
+		}
 		return err
 	}
+	if g.cache == nil || g.now%size > 0 {
+		return nil
+	}
+	if err := g.growResident(fewCapacities(had, longest)); err != nil {
+		return err
+	}
+	u := &uploads{device: g.engine.device}
+	put(u, []int32{int32((g.now - size) % g.capacity)})
+	defer func() { release(u.list...) }()
+	if u.err != nil {
+		return u.err
+	}
+	ring := g.cache
+	g.cache = nil // consumed
+	g.cache, err = g.engine.resident.move.consume(ring, slices.Concat(u.list, g.latest))
+	return err
+}
+
+// growResident doubles the ring until it has the capacity.
+func (g *generation) growResident(capacity int) error {
 	for ; g.capacity < capacity; g.capacity *= 2 {
 		larger, err := g.engine.resident.grow.call(g.cache)
 		if err != nil {
@@ -349,7 +404,8 @@ func (c Config) refilled(all []group, samples int) []batch {
 	for len(sorted) > 0 {
 		b := batch{samples: samples, prefix: padded(sorted[0])}
 		for _, g := range sorted {
-			b.completion = max(b.completion, powerOfTwo(g.longest))
+			block := blockOf(g.longest)
+			b.completion = max(b.completion, block+max(powerOfTwo(g.longest), fewCapacities(block, g.longest)))
 		}
 		most := func() int { // prompts that fit
 			return deviceCacheFloats / c.cache(batch{1, b.samples, b.prefix, b.completion, nil})

@@ -50,15 +50,15 @@ func TestResidentRowsFollowOneAnother(t *testing.T) {
 		watched bool
 	}{
 		// The ring of keys and values is gone round several times, and grows meanwhile.
-		"groups": {rows(8, 40, 17, 33, 20, 64, 18, 34, 40, 21, 50), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 150}, 4 * (64 + 2*256), false},
+		"groups": {rows(8, 40, 17, 33, 20, 64, 18, 34, 40, 21, 50), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 150}, 4 * (64 + 2*288), false},
 		// Of three padded lengths, in two batches.
-		"lengths": {rows(2, 1, 5, 9, 17, 3, 30, 33, 60, 16, 40, 12, 2, 65, 8, 20, 7), Sampling{Temperature: 0.8, TopP: 1, MaxCompletionLength: 30}, 5 * (64 + 32), false},
-		"greedy":  {rows(1, 9, 3, 16, 2, 8, 8, 11, 5, 1, 14, 13, 7), Sampling{TopP: 1, MaxCompletionLength: 30}, 5 * (16 + 32), false},
+		"lengths": {rows(2, 1, 5, 9, 17, 3, 30, 33, 60, 16, 40, 12, 2, 65, 8, 20, 7), Sampling{Temperature: 0.8, TopP: 1, MaxCompletionLength: 30}, 5 * (64 + 96), false},
+		"greedy":  {rows(1, 9, 3, 16, 2, 8, 8, 11, 5, 1, 14, 13, 7), Sampling{TopP: 1, MaxCompletionLength: 30}, 5 * (16 + 96), false},
 		// Logits come to the host.
-		"of few":  {rows(5, 9, 5, 14, 2), Sampling{Temperature: 1.2, TopK: 3, TopP: 0.9, MaxCompletionLength: 12}, 3 * (16 + 2*16), false},
-		"watched": {rows(1, 9, 9, 1, 12, 9, 16, 9, 3, 2, 9, 4, 9), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 20}, 4 * (16 + 32), true},
+		"of few":  {rows(5, 9, 5, 14, 2), Sampling{Temperature: 1.2, TopK: 3, TopP: 0.9, MaxCompletionLength: 12}, 3 * (16 + 2*48), false},
+		"watched": {rows(1, 9, 9, 1, 12, 9, 16, 9, 3, 2, 9, 4, 9), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 20}, 4 * (16 + 96), true},
 		// One prompt whose rows are too many, and one place.
-		"one prompt": {rows(11, 9), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 12}, 2 * (16 + 16), false},
+		"one prompt": {rows(11, 9), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 12}, 2 * (16 + 48), false},
 		"one place":  {rows(3, 9, 4), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 12}, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestResidentRowsFollowOneAnother(t *testing.T) {
 func TestResidentRowsThatWaitEnd(t *testing.T) {
 	c, w := refillModel()
 	e := newEngineOn(t, pluginOfCPU(t), c, w)
-	placesFor(t, c, 4*(16+32))
+	placesFor(t, c, 4*(16+96))
 	prompts, s := repeatedPrompts(raggedRows(c, 3)[:3], 8), Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: 20}
 	want := must(e.Generate(t.Context(), prompts, s, nil))
 	ctx, cancel := context.WithCancel(t.Context())
