@@ -136,6 +136,9 @@ func (d Demand) Plan() MemoryPlan {
 		},
 		Host: Memory{Weights: weights, Logits: engines * 4 * int64(c.VocabSize*rows)},
 	}
+	if d.Compiled { // where keys and values move, their old place and the new
+		plan.Generate.Device.Cache *= 2
+	}
 	return plan
 }
 
