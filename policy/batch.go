@@ -109,6 +109,9 @@ const (
 // of its own.
 const deviceFloats = 512 << 20
 
+// deviceCacheFloats bounds keys and values there; tests lower it.
+var deviceCacheFloats = deviceFloats
+
 // tokensWithin is how many tokens take about so many floats, those of so many layers
 // and so many besides for each, without attention.
 func (c Config) tokensWithin(floats, layers, perToken int) int {

@@ -162,11 +162,14 @@ type stream struct {
 
 func (s stream) sequences() int { return s.prompts * s.samples }
 
-// newStream spreads the rotary tables cos and sin, [dh/2, length], over heads
-// and sequences.
+// newStream spreads the rotary tables cos and sin over heads and sequences. They are
+// [dh/2, length], or [dh/2, sequences, length] where each has positions of its own.
 func (d decoder) newStream(prompts, samples int, cos, sin *Node) stream {
-	s := stream{prompts: prompts, samples: samples, length: cos.Shape().Dim(1)}
+	s := stream{prompts: prompts, samples: samples, length: cos.Shape().Dim(-1)}
 	d.rotary(&s, cos, sin, func(table *Node) *Node {
+		if table.Rank() > 2 {
+			return table
+		}
 		return d.repeat(Reshape(table, -1, 1, s.length), s.sequences()) // [dh/2, sequences, length]
 	})
 	return s
@@ -679,29 +682,31 @@ func (d decoder) batchInputs(inputs []*Node, padded bool) (in batchInputs, rest 
 	return in, rest
 }
 
+// past is what came before a step: keys, and then values, by layer, and the bias that
+// hides some of it, [k, length], a line for every k-th of the sequences; nil: none.
+type past struct {
+	layers []*Node
+	bias   *Node
+}
+
 // step is one step of generation for P·n sequences: logits [V, P·n], then the
-// keys and the values of the step by layer. Inputs are tokens [P, n, 1], the
-// rotary tables, the bias of the cache [1, 1, capacity], the bias of prompts
-// where padded, then keys and values of prompts and of the cache by layer.
-func (d decoder) step(net network, inputs []*Node, padded bool) []*Node {
-	tokens, cos, sin, unfilled, rest := inputs[0], inputs[1], inputs[2], inputs[3], inputs[4:]
+// keys and the values of the step by layer. Tokens are [P, n, 1]; before are the prompts
+// and completions.
+func (d decoder) step(net network, tokens, cos, sin *Node, before ...past) []*Node {
 	dims := tokens.Shape().Dimensions
 	s := d.newStream(dims[0], dims[1], cos, sin)
-	var hidden *Node
-	if padded {
-		hidden, rest = d.hide(rest[0], s), rest[1:]
-	}
-	rows := d.NumAttentionHeads * s.sequences()
-	unfilled = Reshape(d.repeat(unfilled, rows), rows, -1)
-	layers := len(net.blocks)
-	past := make([][]segment, layers)
-	for i := range past {
-		past[i] = []segment{
-			{rest[i], rest[layers+i], hidden},
-			{rest[2*layers+i], rest[3*layers+i], unfilled},
+	segments := make([][]segment, len(net.blocks))
+	for _, p := range before {
+		var hidden *Node
+		if p.bias != nil {
+			lines := p.bias.Shape().Dim(0)
+			hidden = d.hide(p.bias, stream{prompts: lines, samples: s.sequences() / lines, length: 1})
+		}
+		for i := range segments {
+			segments[i] = append(segments[i], segment{p.layers[i], p.layers[len(segments)+i], hidden})
 		}
 	}
-	x, keys, values := d.completion(net, tokens, s, past, nil)
+	x, keys, values := d.completion(net, tokens, s, segments, nil)
 	logits := d.product(net.head, d.rmsNorm(x, net.norm))
 	return append(append([]*Node{logits}, keys...), values...)
 }

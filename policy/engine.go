@@ -26,6 +26,8 @@ type Engine struct {
 	// Each by whether prompts are padded.
 	prefill, step, score, inspect [2]*program
 	resident                      *onDevice // where the device has memory of its own; else nil
+
+	drawn, computed int // tokens that were generated, and places of batches computed for them
 }
 
 // NewEngine opens a device of the backend for models of the given shape. Load

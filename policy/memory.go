@@ -126,14 +126,7 @@ func (d Demand) Plan() MemoryPlan {
 	}
 	engines := int64(d.Engines)
 	sampled := d.largest(d.sampledBatches())
-	prefill := batch{prompts: sampled.prompts, prefix: sampled.prefix}
-	floats := scoreFloats
-	if d.Compiled {
-		floats = deviceFloats
-	}
-	for fits := c.fits(floats); prefill.prompts > 1 && !fits(prefill); {
-		prefill.prompts = (prefill.prompts + 1) / 2
-	}
+	prefill := batch{prompts: c.wave(sampled, d.Compiled), prefix: sampled.prefix}
 	rows := sampled.prompts * sampled.samples
 	plan.Generate = Places{
 		Device: Memory{
@@ -143,6 +136,9 @@ func (d Demand) Plan() MemoryPlan {
 			Cache:       engines * 4 * int64(c.cache(sampled)),
 		},
 		Host: Memory{Weights: weights, Logits: engines * 4 * int64(c.VocabSize*rows)},
+	}
+	if d.Compiled { // where keys and values move, their old place and the new
+		plan.Generate.Device.Cache *= 2
 	}
 	return plan
 }
@@ -175,11 +171,10 @@ func (d Demand) sampledBatches() []batch {
 	all := d.groups()
 	all = all[:(len(all)+d.Engines-1)/d.Engines]
 	samples := width(all, 1)
-	floats := cacheFloats
 	if d.Compiled {
-		floats = deviceFloats
+		return d.Config.refilled(split(all, samples), samples)
 	}
-	return batches(split(all, samples), samples, d.Config.fitsCache(floats))
+	return batches(split(all, samples), samples, d.Config.fitsCache(cacheFloats))
 }
 
 // largest is the batch with the most activations.

@@ -10,13 +10,17 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// Where a device has memory of its own, keys and values stay there: each step
-// overwrites its input with its output, and what sampling needs of the logits is
-// computed beside them. Compiling takes seconds, so there are few sizes of a cache.
+// Where a device has memory of its own, keys and values stay there, and what sampling
+// needs of the logits is computed beside them. Compiling takes seconds, so there are few
+// sizes of a cache.
+//
+// The cache is a ring: step t is at t modulo its capacity. A program's outputs are not
+// its inputs, also where those are given up, so what a step writes is copied whole. So it
+// writes the latest steps only, which move to the ring when they are as many as a block.
 
 // onDevice are the programs that move keys and values about.
 type onDevice struct {
-	join, grow, pick *program
+	grow, pick, move *program
 	steps            [2][2]*program // by whether prompts are padded, and whether tokens are drawn there
 }
 
@@ -26,7 +30,7 @@ func (e *Engine) newOnDevice() (*onDevice, error) {
 		at    **program
 		name  string
 		build func([]*Node) []*Node
-	}{{&o.join, "join", e.buildJoin}, {&o.grow, "grow", buildGrow}, {&o.pick, "pick", buildPick}}
+	}{{&o.grow, "grow", buildGrow}, {&o.pick, "pick", e.buildPick}, {&o.move, "move", buildMove}}
 	for padded := range 2 {
 		for drawn := range 2 {
 			list = append(list, struct {
@@ -45,62 +49,90 @@ func (e *Engine) newOnDevice() (*onDevice, error) {
 	return o, nil
 }
 
-// buildJoin puts keys and values of several groups of prompts together, [heads·P, dh, Tp].
-func (e *Engine) buildJoin(inputs []*Node) []*Node {
-	n, heads := 2*e.decoder.NumHiddenLayers, e.decoder.NumKeyValueHeads
-	joined := make([]*Node, n)
-	for i := range joined {
-		var parts []*Node
-		for j := i; j < len(inputs); j += n {
-			dims := inputs[j].Shape().Dimensions
-			parts = append(parts, Reshape(inputs[j], heads, dims[0]/heads, dims[1], dims[2]))
-		}
-		all := Concatenate(parts, 1)
-		dims := all.Shape().Dimensions
-		joined[i] = Reshape(all, heads*dims[1], dims[2], dims[3])
-	}
-	return joined
-}
-
-// buildGrow doubles the capacity of caches.
+// buildGrow doubles the capacity of caches. All is there twice, so that what a ring of
+// the old size has at step mod capacity, one of the new size has there, too; of the two
+// the one that is not is overwritten before a row is old enough to see it.
 func buildGrow(inputs []*Node) []*Node {
 	larger := make([]*Node, len(inputs))
 	for i, x := range inputs {
-		larger[i] = Concatenate([]*Node{x, ZerosLike(x)}, 2)
+		larger[i] = Concatenate([]*Node{x, x}, 2)
 	}
 	return larger
 }
 
-// buildPick takes the rows of keys and values that the first input names, [n, 1].
-func buildPick(inputs []*Node) []*Node {
-	picked := make([]*Node, len(inputs)-1)
-	for i, x := range inputs[1:] {
-		picked[i] = Gather(x, inputs[0])
+// buildPick takes the rows that the first input names, [n, 1], of the keys and values
+// that follow: one list, or several put together.
+func (e *Engine) buildPick(inputs []*Node) []*Node {
+	rows, lists := inputs[0], inputs[1:]
+	picked := make([]*Node, 2*e.decoder.NumHiddenLayers)
+	for i := range picked {
+		var parts []*Node
+		for j := i; j < len(lists); j += len(picked) {
+			parts = append(parts, lists[j])
+		}
+		picked[i] = Gather(Concatenate(parts, 0), rows)
 	}
 	return picked
 }
 
-// buildResidentStep is a step whose inputs begin with the cache, which it overwrites,
-// and whose place in it follows. Its first outputs are the logits or, where tokens
-// are drawn, what draw gives by the last three inputs.
+// buildMove puts the latest steps into rings of keys and values, from a place on: inputs
+// are the rings, which it overwrites, the place, and the latest.
+func buildMove(inputs []*Node) []*Node {
+	n := len(inputs) / 2
+	zero := ScalarZero(inputs[n].Graph(), dtypes.Int32)
+	moved := make([]*Node, n)
+	for i := range moved {
+		moved[i] = DynamicUpdateSlice(inputs[i], inputs[n+1+i], []*Node{zero, zero, inputs[n]})
+	}
+	return moved
+}
+
+// unseen is the bias that hides from each row, [N, capacity], what it does not see of
+// the ring of keys and values. The ring has a place for each of the latest steps; the
+// given place is that of this step, and still has what is capacity steps old. A row
+// sees as many steps before this as it has had tokens, [N, 1].
+func unseen(had, place *Node, capacity int) *Node {
+	g, n := had.Graph(), had.Shape().Dim(0)
+	back := Sub(place, Iota(g, shapes.Make(dtypes.Int32, n, capacity), 1))
+	back = Where(GreaterThan(back, ZerosLike(back)), back, AddScalar(back, capacity))
+	old := GreaterThan(back, BroadcastToDims(had, n, capacity))
+	return MulScalar(ConvertDType(old, dtypes.Float32), masked)
+}
+
+// buildResidentStep is a step whose inputs begin with the latest steps, which it
+// overwrites, its place among them, and the ring's place for the first of them. The
+// weights, the inputs of a step, and prompts follow, and the ring where there is one. In
+// place of the bias of the cache are the numbers of tokens that rows have had, [N, 1].
+// Its first outputs are the logits or, where tokens are drawn, what draw gives by the
+// last three inputs.
 func (e *Engine) buildResidentStep(padded, drawn bool) func([]*Node) []*Node {
 	return func(inputs []*Node) []*Node {
 		d := e.decoder.begin()
 		n := 2 * d.NumHiddenLayers
-		cache, place, inputs := inputs[:n], inputs[n], inputs[n+1:]
-		weights, rest := inputs[:len(e.slots)], inputs[len(e.slots):]
+		latest, place, first, inputs := inputs[:n], inputs[n], inputs[n+1], inputs[n+2:]
+		weights, in := inputs[:len(e.slots)], inputs[len(e.slots):]
+		had, rest := in[3], in[4:]
 		var chance []*Node
 		if drawn {
 			chance, rest = rest[len(rest)-3:], rest[:len(rest)-3]
 		}
-		out := d.step(d.network(weights), slices.Concat(rest, cache), padded)
+		before := make([]past, 1, 3)
+		if padded {
+			before[0].bias, rest = rest[0], rest[1:]
+		}
+		before[0].layers, rest = rest[:n], rest[n:]
+		if len(rest) > 0 {
+			before = append(before, past{rest, unseen(Sub(had, place), first, rest[0].Shape().Dim(2))})
+		}
+		before = append(before, past{latest, unseen(Min(had, place), place, latest[0].Shape().Dim(2))})
+		out := d.step(d.network(weights), in[0], in[1], in[2], before...)
 		results := out[:1]
 		if drawn {
 			results = d.draw(out[0], chance[0], chance[1], chance[2])
 		}
 		zero := ScalarZero(place.Graph(), dtypes.Int32)
 		for i, x := range out[1:] {
-			results = append(results, DynamicUpdateSlice(cache[i], x, []*Node{zero, zero, place}))
+			results = append(results, DynamicUpdateSlice(latest[i], x, []*Node{zero, zero, place}))
 		}
 		return results
 	}
@@ -162,26 +194,32 @@ func fewCapacities(position, longest int) int {
 
 // residentStep computes and remembers a step. Tokens are drawn on the device where the
 // whole distribution counts and nobody asks for the logits.
-func (g *generation) residentStep(tokens []int32, position int, s Sampling, prompts []Prompt) (look, error) {
+func (g *generation) residentStep(s Sampling, prompts []Prompt) (look, error) {
 	e := g.engine
-	if position >= g.capacity {
-		if err := g.growResident(fewCapacities(position, s.MaxCompletionLength)); err != nil {
-			return nil, err
+	had := make([]int32, len(g.rows))
+	for place, row := range g.rows {
+		if row >= 0 {
+			had[place] = int32(g.now - g.begin[place])
 		}
+	}
+	size := blockOf(s.MaxCompletionLength)
+	if err := g.makeRoom(size, int(slices.Max(had)), s.MaxCompletionLength); err != nil {
+		return nil, err
 	}
 	drawn := s.TopP == 1 && (s.TopK == 0 || s.TopK >= e.decoder.VocabSize) &&
 		!slices.ContainsFunc(g.rows, func(row int) bool { return row >= 0 && prompts[row].Watch != nil })
 	u := &uploads{device: e.device}
 	defer func() { release(u.list...) }()
-	put(u, []int32{int32(position)})
+	put(u, []int32{int32(g.now % size)})
+	put(u, []int32{int32((g.now - g.now%size) % max(1, g.capacity))})
 	head := len(u.list)
-	g.stepInputs(u, tokens, position)
+	g.residentInputs(u, had, s.MaxCompletionLength)
 	inner := len(u.list)
 	if drawn {
 		chances := make([]float32, len(g.rows))
 		for place, row := range g.rows {
 			if row >= 0 {
-				x, _ := uniform2(prompts[row].Stream, uint64(position), 0)
+				x, _ := uniform2(prompts[row].Stream, uint64(had[place]), 0)
 				chances[place] = min(float32(x), 1-0x1p-24)
 			}
 		}
@@ -196,18 +234,18 @@ func (g *generation) residentStep(tokens []int32, position int, s Sampling, prom
 	if u.err != nil {
 		return nil, u.err
 	}
-	cache := g.cache
-	g.cache = nil // consumed
-	out, err := e.resident.steps[index(g.bias != nil)][index(drawn)].consume(cache,
-		slices.Concat(u.list[:head], e.weights, u.list[head:inner], g.prefix, u.list[inner:]))
+	latest := g.latest
+	g.latest = nil // consumed
+	out, err := e.resident.steps[index(g.bias != nil)][index(drawn)].consume(latest,
+		slices.Concat(u.list[:head], e.weights, u.list[head:inner], g.prefix, g.cache, u.list[inner:]))
 	if err != nil {
 		return nil, err
 	}
-	results := out[:len(out)-len(cache)]
-	g.cache = out[len(results):]
+	results := out[:len(out)-len(latest)]
+	g.latest = out[len(results):]
 	defer release(results...)
 	if !drawn {
-		return g.chosen(results[0], position, s, prompts)
+		return g.chosen(results[0], s, prompts)
 	}
 	ids, err := tensors.CopyFlatData[int32](results[0])
 	if err != nil {
@@ -228,13 +266,65 @@ func (g *generation) residentStep(tokens []int32, position int, s Sampling, prom
 	}, nil
 }
 
-// growResident makes the cache, or doubles it until it has the capacity.
-func (g *generation) growResident(capacity int) (err error) {
-	if g.cache == nil {
-		g.capacity = capacity
-		g.cache, err = g.allocate(len(g.rows), capacity)
+// residentInputs is stepInputs where rows have had different numbers of tokens, of at
+// most longest.
+func (g *generation) residentInputs(u *uploads, had []int32, longest int) {
+	b, half, n := g.batch, g.engine.decoder.HeadDim()/2, len(had)
+	put(u, g.tokens, b.prompts, b.samples, 1)
+	if g.cos == nil {
+		g.cos, g.sin = g.engine.decoder.rope(b.prefix, longest)
+	}
+	for _, table := range [][]float32{g.cos, g.sin} {
+		own := make([]float32, 0, half*n)
+		for i := range half {
+			for _, t := range had {
+				own = append(own, table[i*longest+int(t)])
+			}
+		}
+		put(u, own, half, n, 1)
+	}
+	put(u, had, n, 1)
+	if g.bias != nil {
+		put(u, g.bias, b.prompts, b.prefix)
+	}
+}
+
+// blockOf is how many steps the latest are at most, for completions of a length.
+func blockOf(longest int) int { return min(32, powerOfTwo(longest)) }
+
+// makeRoom makes room for a step before which a row has had at most so many tokens. A
+// ring is there from the start if there will be one, since each is compiled for.
+func (g *generation) makeRoom(size, had, longest int) (err error) {
+	if g.latest == nil {
+		if g.latest, err = g.allocate(len(g.rows), size); err != nil {
+			return err
+		}
+		if longest > size || g.batch.waits() {
+			g.capacity = fewCapacities(size, longest)
+			g.cache, err = g.allocate(len(g.rows), g.capacity)
+		}
 		return err
 	}
+	if g.cache == nil || g.now%size > 0 {
+		return nil
+	}
+	if err := g.growResident(fewCapacities(had, longest)); err != nil {
+		return err
+	}
+	u := &uploads{device: g.engine.device}
+	put(u, []int32{int32((g.now - size) % g.capacity)})
+	defer func() { release(u.list...) }()
+	if u.err != nil {
+		return u.err
+	}
+	ring := g.cache
+	g.cache = nil // consumed
+	g.cache, err = g.engine.resident.move.consume(ring, slices.Concat(u.list, g.latest))
+	return err
+}
+
+// growResident doubles the ring until it has the capacity.
+func (g *generation) growResident(capacity int) error {
 	for ; g.capacity < capacity; g.capacity *= 2 {
 		larger, err := g.engine.resident.grow.call(g.cache)
 		if err != nil {
@@ -255,17 +345,92 @@ func (g *generation) pickResident(list *[]*tensors.Tensor, count int, index []in
 			rows = append(rows, int32(head*count+max(0, from)))
 		}
 	}
+	return g.pick(list, rows, *list)
+}
+
+// settleResident is settle on the device. At first there are no prompts to keep, and
+// those without a source are as the first.
+func (g *generation) settleResident(computed []*tensors.Tensor, n int, source []int) error {
+	if g.prefix == nil && n == len(source) { // in order
+		g.prefix = computed
+		return nil
+	}
+	defer release(computed...)
+	heads := g.engine.decoder.NumKeyValueHeads
+	kept := 0
+	if g.prefix != nil {
+		kept = heads * len(source)
+	}
+	rows := make([]int32, 0, heads*len(source))
+	for head := range heads {
+		for p, from := range source {
+			row := kept + head*n + max(0, from)
+			if from < 0 && kept > 0 {
+				row = head*len(source) + p
+			}
+			rows = append(rows, int32(row))
+		}
+	}
+	return g.pick(&g.prefix, rows, slices.Concat(g.prefix, computed))
+}
+
+// pick replaces keys and values by those of the rows of lists.
+func (g *generation) pick(list *[]*tensors.Tensor, rows []int32, lists []*tensors.Tensor) error {
 	u := &uploads{device: g.engine.device}
 	put(u, rows, len(rows), 1)
 	defer func() { release(u.list...) }()
 	if u.err != nil {
 		return u.err
 	}
-	picked, err := g.engine.resident.pick.call(slices.Concat(u.list, *list))
+	picked, err := g.engine.resident.pick.call(slices.Concat(u.list, lists))
 	if err != nil {
 		return err
 	}
 	release(*list...)
 	*list = picked
 	return nil
+}
+
+// refilled cuts groups of at most samples rows into batches of few sizes whose keys and
+// values fit a device that compiles for each. Where not all rows have places at once,
+// those of a batch follow one another: a prompt has a quarter of the places that its
+// rows would take, so that few of them are empty when the last row finishes, and
+// prompts are of like lengths, at most one power of two apart.
+func (c Config) refilled(all []group, samples int) []batch {
+	padded := func(g group) int { return powerOfTwo(max(16, prefixLength(g.prompt))) }
+	sorted := slices.Clone(all)
+	slices.SortStableFunc(sorted, func(a, b group) int { return padded(b) - padded(a) })
+	var cut []batch
+	for len(sorted) > 0 {
+		b := batch{samples: samples, prefix: padded(sorted[0])}
+		for _, g := range sorted {
+			block := blockOf(g.longest)
+			b.completion = max(b.completion, block+max(powerOfTwo(g.longest), fewCapacities(block, g.longest)))
+		}
+		most := func() int { // prompts that fit
+			return deviceCacheFloats / c.cache(batch{prompts: 1, samples: b.samples, prefix: b.prefix, completion: b.completion})
+		}
+		near := len(sorted)
+		if most() < near {
+			if i := slices.IndexFunc(sorted, func(g group) bool { return 2*padded(g) < b.prefix }); i >= 0 {
+				near = i
+			}
+		}
+		b.groups, sorted = sorted[:near], sorted[near:]
+		if b.prompts = min(powerOfTwo(near), most()); b.prompts < near {
+			b.samples = (samples + 3) / 4
+			for b.samples > 1 && most() < 4 {
+				b.samples = (b.samples + 1) / 2
+			}
+			wanted := 0
+			for _, g := range b.groups {
+				wanted += (len(g.rows) + b.samples - 1) / b.samples
+			}
+			if b.prompts = max(1, min(powerOfTwo(wanted), most())); b.prompts > 4 {
+				b.prompts = b.prompts / 4 * 4 // whole waves
+			}
+		}
+		cut = append(cut, b)
+	}
+	return cut
 }

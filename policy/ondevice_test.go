@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/gomlx/gomlx/core/graph"
@@ -78,6 +80,85 @@ func TestDraw(t *testing.T) {
 				closeTo(t, "entropy", entropies[i:i+1], []float64{float64(entropy)}, 2e-5)
 			}
 			release(append(out, u.list...)...)
+		}
+	}
+}
+
+// A row sees as many of the ring's latest steps as it has had tokens, wherever in the
+// ring they are.
+func TestUnseen(t *testing.T) {
+	b, err := OpenBackend("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := b.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Finalize()
+	const capacity = 8
+	p, err := newProgram(device, "unseen", func(in []*graph.Node) []*graph.Node { return []*graph.Node{unseen(in[0], in[1], capacity)} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	had := []int32{0, 3, 7}
+	for now := 7; now < 20; now++ {
+		u := &uploads{device: device}
+		put(u, had, len(had), 1)
+		put(u, []int32{int32(now % capacity)})
+		out, err := p.call(u.list)
+		if err != nil || u.err != nil {
+			t.Fatal(err, u.err)
+		}
+		want := slices.Repeat([]float32{masked}, len(had)*capacity)
+		for row, n := range had {
+			for step := now - int(n); step < now; step++ {
+				want[row*capacity+step%capacity] = 0
+			}
+		}
+		closeTo(t, fmt.Sprintf("step %d", now), must(read(out[0])), widen(want), 0)
+		release(append(out, u.list...)...)
+	}
+}
+
+// Batches that are refilled have every row once, fit, and do not pad prompts much.
+func TestRefilledFits(t *testing.T) {
+	c := tinyModels["grouped"]
+	defer func(n int) { deviceCacheFloats = n }(deviceCacheFloats)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for round := range 200 {
+		longest := 1 + rng.IntN(100)
+		deviceCacheFloats = c.cache(batch{prompts: 1, prefix: 1}) << rng.IntN(16)
+		var all []group
+		rows := 0
+		for range 1 + rng.IntN(20) {
+			g := group{prompt: make([]int32, 1+rng.IntN(200)), longest: longest}
+			for range 1 + rng.IntN(9) {
+				g.rows = append(g.rows, rows)
+				rows++
+			}
+			all = append(all, g)
+		}
+		samples := width(all, 1)
+		seen := make([]int, rows)
+		for _, b := range c.refilled(split(all, samples), samples) {
+			if one := (batch{prompts: 1, samples: 1, prefix: b.prefix, completion: b.completion}); c.cache(b) > deviceCacheFloats && b.prompts*b.samples > 1 {
+				t.Errorf("round %d: %d × %d places of %d floats exceed %d", round, b.prompts, b.samples, c.cache(one), deviceCacheFloats)
+			}
+			if waits := b.waits(); len(b.groups) > b.prompts && !waits || b.completion < longest {
+				t.Errorf("round %d: %d prompts in %d, waiting %v; completions of %d, want %d", round, len(b.groups), b.prompts, waits, b.completion, longest)
+			}
+			for _, g := range b.groups {
+				if n := len(g.prompt) - 1; n > b.prefix || b.waits() && b.prefix > max(32, 4*n) {
+					t.Errorf("round %d: a prompt of %d is padded to %d", round, n, b.prefix)
+				}
+				for _, row := range g.rows {
+					seen[row]++
+				}
+			}
+		}
+		if want := slices.Repeat([]int{1}, rows); !slices.Equal(seen, want) {
+			t.Errorf("round %d: rows %v, each wanted once", round, seen)
 		}
 	}
 }
