@@ -16,7 +16,7 @@ func TestDraw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	device, err := b.open()
+	device, err := b.forEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
