@@ -3,7 +3,9 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/gobackend"
@@ -13,13 +15,16 @@ import (
 
 // Backend says on what policies compute. It holds no device by itself: every
 // Engine and every gradient shard of a Trainer opens its own, so that they run
-// side by side without sharing buffers or workers.
+// side by side without sharing buffers or workers. Where there are several devices
+// Engines take turns over them, and a Trainer uses all.
 type Backend struct {
-	spec   string
-	open   func() (compute.Backend, error)
-	fenced bool // graphs need fences; see fence
-	fused  bool // a compiler fuses operations, and a Trainer's state stays on its device; see decoder
-	half   bool // products are of bfloat16
+	spec    string
+	start   func() (compute.Backend, error)
+	devices int          // that are used
+	engines atomic.Int64 // opened so far
+	fenced  bool         // graphs need fences; see fence
+	fused   bool         // a compiler fuses operations, and a Trainer's state stays on its device; see decoder
+	half    bool         // products are of bfloat16
 }
 
 // OpenBackend selects a backend:
@@ -30,7 +35,8 @@ type Backend struct {
 //	                xla:cuda find one among Python's packages, or GoMLX's;
 //	                xla:/path/plugin.so is one;
 //	                ",deterministic" asks for the same bits every time, ",bf16"
-//	                for products of bfloat16 (weights and all else stay float32)
+//	                for products of bfloat16 (weights and all else stay float32),
+//	                ",devices=4" for the first four devices of the plugin, not one
 //
 // What follows the colon goes to GoMLX as it is. A backend that cannot start
 // (no build tag, no shared library) is an error here and not at first use.
@@ -40,32 +46,106 @@ type Backend struct {
 // hold the slots those workers need.
 func OpenBackend(spec string) (*Backend, error) {
 	name, options, _ := strings.Cut(spec, ":")
-	b := &Backend{spec: spec}
+	b := &Backend{spec: spec, devices: 1}
 	switch name {
 	case "", "go":
 		b.spec = "go"
 		if options != "" {
 			return nil, fmt.Errorf("open backend %q: the go backend takes no options", spec)
 		}
-		b.open = func() (compute.Backend, error) { return gobackend.New("ops_sequential,creation_order") }
+		b.start = func() (compute.Backend, error) { return gobackend.New("ops_sequential,creation_order") }
 		b.fenced = true
 	case "onnx":
-		b.open = func() (compute.Backend, error) { return openONNX(options) }
+		b.start = func() (compute.Backend, error) { return openONNX(options) }
 	case "xla":
+		var err error
+		if b.devices, err = Devices(spec); err != nil {
+			return nil, fmt.Errorf("open backend %q: %w", spec, err)
+		}
 		list := strings.Split(options, ",")
 		b.half = slices.Contains(list, "bf16")
-		options = strings.Join(slices.DeleteFunc(list, func(o string) bool { return o == "bf16" }), ",")
-		b.open = func() (compute.Backend, error) { return openXLA(options) }
+		options = strings.Join(slices.DeleteFunc(list, func(o string) bool { return o == "bf16" || strings.HasPrefix(o, devicesOption) }), ",")
+		b.start = func() (compute.Backend, error) { return openXLA(options) }
 		b.fused = true
 	default:
 		return nil, fmt.Errorf("open backend %q: want go, onnx or xla", spec)
 	}
-	probe, err := b.open()
+	probe, err := b.start()
 	if err != nil {
 		return nil, fmt.Errorf("open backend %q: %w", spec, err)
 	}
-	probe.Finalize()
+	defer probe.Finalize()
+	if n := probe.NumDevices(); n < b.devices {
+		return nil, fmt.Errorf("open backend %q: %d devices are asked for, and the plugin has %d", spec, b.devices, n)
+	}
 	return b, nil
+}
+
+const devicesOption = "devices="
+
+// Devices is how many devices a specification of a backend asks for.
+func Devices(spec string) (int, error) {
+	_, options, _ := strings.Cut(spec, ":")
+	for option := range strings.SplitSeq(options, ",") {
+		if number, ok := strings.CutPrefix(option, devicesOption); ok {
+			n, err := strconv.Atoi(number)
+			if err != nil || n < 1 {
+				return 0, fmt.Errorf("%s: want a number of at least 1", option)
+			}
+			return n, nil
+		}
+	}
+	return 1, nil
+}
+
+// device is one of those of an opened backend.
+type device struct {
+	compute.Backend
+	number compute.DeviceNum
+}
+
+// open opens the backend once more, with all its devices, which exchange tensors.
+func (b *Backend) open() ([]device, error) {
+	opened, err := b.start()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]device, b.devices)
+	for i := range all {
+		all[i] = device{opened, compute.DeviceNum(i)}
+	}
+	return all, nil
+}
+
+// forEngine opens the backend once more for the next Engine. The last device is the first
+// to take its turn, since a Trainer keeps most on the first.
+func (b *Backend) forEngine() (device, error) {
+	all, err := b.open()
+	if err != nil {
+		return device{}, err
+	}
+	turn := int(b.engines.Add(1)-1) % len(all)
+	return all[len(all)-1-turn], nil
+}
+
+// copied is copies, on this device, of tensors on the first.
+func (d device) copied(ts []*tensors.Tensor) ([]*tensors.Tensor, error) {
+	var copies []*tensors.Tensor
+	for _, t := range ts {
+		from, err := t.Buffer(d.Backend, 0)
+		if err == nil {
+			from, err = from.CopyToDevice(d.number)
+		}
+		var one *tensors.Tensor
+		if err == nil {
+			one, err = tensors.FromBuffer(from)
+		}
+		if err != nil {
+			return copies, fmt.Errorf("copy to device %d: %w", d.number, err)
+		}
+		copies = append(copies, one)
+	}
+	return copies, nil
 }
 
 // decoder builds the graphs of an architecture for this backend.
@@ -79,21 +159,25 @@ func (b *Backend) String() string { return b.spec }
 // program is a graph-building function and its executables, one per set of
 // input shapes.
 type program struct {
-	device compute.Backend
+	device device
 	exec   *graph.Exec
 }
 
 // newProgram wraps a graph-building function of slices. Nothing is built
 // before the first call.
-func newProgram(device compute.Backend, name string, build func(inputs []*graph.Node) []*graph.Node) (*program, error) {
-	exec, err := graph.NewExec(device, build)
+func newProgram(d device, name string, build func(inputs []*graph.Node) []*graph.Node) (*program, error) {
+	exec, err := graph.NewExec(d.Backend, build)
 	if err != nil {
 		return nil, fmt.Errorf("program %s: %w", name, err)
 	}
-	return &program{device, exec.WithName(name).SetMaxCache(-1)}, nil
+	return &program{d, exec.WithName(name).SetMaxCache(-1)}, nil
 }
 
-// call runs the program. Outputs belong to the caller, who releases them.
+// on is the program with the same executables on another device of its backend.
+func (p *program) on(d device) *program { return &program{d, p.exec} }
+
+// call runs the program. Inputs that are on another device move to the program's.
+// Outputs belong to the caller, who releases them.
 func (p *program) call(inputs []*tensors.Tensor) ([]*tensors.Tensor, error) {
 	return p.consume(nil, inputs)
 }
@@ -104,7 +188,7 @@ func (p *program) consume(consumed, inputs []*tensors.Tensor) ([]*tensors.Tensor
 	defer release(consumed...)
 	args := make([]any, 0, len(consumed)+len(inputs))
 	for _, t := range consumed {
-		donated, err := graph.DonateTensorBuffer(t, p.device, 0)
+		donated, err := graph.DonateTensorBuffer(t, p.device.Backend, p.device.number)
 		if err != nil {
 			return nil, err
 		}
@@ -113,7 +197,7 @@ func (p *program) consume(consumed, inputs []*tensors.Tensor) ([]*tensors.Tensor
 	for _, t := range inputs {
 		args = append(args, t)
 	}
-	outputs, _, err := p.exec.CallWithGraphOnDevice(0, args...)
+	outputs, _, err := p.exec.CallWithGraphOnDevice(p.device.number, args...)
 	if err != nil && strings.Contains(err.Error(), "RESOURCE_EXHAUSTED") { // as XLA says it
 		err = fmt.Errorf("the device has too little memory for this model and batch; gradus plan-memory says how much they need, and max_tokens_per_micro_batch bounds it: %w", err)
 	}

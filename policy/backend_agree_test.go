@@ -162,7 +162,7 @@ func gradientOf(t *testing.T, trainer *Trainer, samples []Sample, l Learning) We
 			t.Fatal(err)
 		}
 	}
-	sum, _, err := trainer.residentGradient(ctx, newDivided(trainer.state.Config, samples, l, true), l)
+	sum, _, err := trainer.residentGradient(ctx, newDivided(trainer.state.Config, samples, l, len(trainer.shards)), l)
 	if err != nil {
 		t.Fatal(err)
 	}

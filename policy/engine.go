@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/gomlx/compute"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -18,7 +17,7 @@ import (
 //
 // An Engine serves one goroutine at a time; several Engines run side by side.
 type Engine struct {
-	device  compute.Backend
+	device  device
 	decoder decoder
 	slots   []slot
 	weights []*tensors.Tensor // nil before Load
@@ -36,7 +35,7 @@ func NewEngine(b *Backend, c Config) (*Engine, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	device, err := b.open()
+	device, err := b.forEngine()
 	if err != nil {
 		return nil, fmt.Errorf("new engine: %w", err)
 	}
@@ -110,7 +109,7 @@ func (c Config) rope(start, length int) (cos, sin []float32) {
 
 // uploads gathers tensors for one call and remembers the first error.
 type uploads struct {
-	device compute.Backend
+	device device
 	list   []*tensors.Tensor
 	err    error
 }
@@ -262,7 +261,7 @@ func (e *Engine) forwardBatches(whole bool, rows []Row) []batch {
 	if whole {
 		logits = 4 * c.VocabSize
 	}
-	return c.strips(all, lengths, c.tokensWithin(floats, 1, logits))
+	return c.strips(all, lengths, c.tokensWithin(floats, 1, logits), 1)
 }
 
 func (e *Engine) forwardBatch(programs [2]*program, b batch, rows []Row, temperature float64) ([][]float32, error) {

@@ -382,7 +382,7 @@ func (g *generation) allocate(sequences, length int) ([]*tensors.Tensor, error) 
 	list := make([]*tensors.Tensor, 2*c.NumHiddenLayers)
 	for i := range list {
 		var err error
-		if list[i], err = tensors.FromShapeForBackend(g.engine.device, 0, shape); err != nil {
+		if list[i], err = tensors.FromShapeForBackend(g.engine.device.Backend, g.engine.device.number, shape); err != nil {
 			return nil, err
 		}
 	}

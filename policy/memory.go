@@ -39,10 +39,11 @@ type Demand struct {
 	// Compiled is a backend that compiles (XLA): the device keeps the moments and the sum
 	// of the gradients, and reads the vocabulary in pieces.
 	Compiled bool
+	Devices  int // of a backend that compiles; 0 as 1
 }
 
 // MemoryPlan is the peak of an update and of generating, apart for the device
-// and for the memory of the host. The backends in Go and of ONNX on the CPU
+// and for the memory of the host. Of several devices it is the one that holds most. The backends in Go and of ONNX on the CPU
 // have both in the same place.
 type MemoryPlan struct {
 	Update   Places `json:"update"`
@@ -124,7 +125,7 @@ func (d Demand) Plan() MemoryPlan {
 		at.Device.Activations = int64(d.ActivationBytes) * int64(layers*c.activations(b)+c.NumHiddenLayers*c.kept()*b.tokens()+scores)
 		at.Device.Logits = int64(4 * 4 * min(readFloats, c.VocabSize*b.columns()))
 	}
-	engines := int64(d.Engines)
+	engines := int64(ceil(d.Engines, max(1, d.Devices))) // of a device
 	sampled := d.largest(d.sampledBatches())
 	prefill := batch{prompts: c.wave(sampled, d.Compiled), prefix: sampled.prefix}
 	rows := sampled.prompts * sampled.samples
@@ -163,7 +164,11 @@ func (d Demand) groups() []group {
 
 // microBatches cuts an update as a Trainer does.
 func (d Demand) microBatches() []batch {
-	return slices.Concat(d.Config.microBatches(d.groups(), slices.Repeat([]int{d.CompletionLength}, d.Prompts*d.Samples), d.Learning, d.Compiled)...)
+	devices := 0
+	if d.Compiled {
+		devices = max(1, d.Devices)
+	}
+	return slices.Concat(d.Config.microBatches(d.groups(), slices.Repeat([]int{d.CompletionLength}, d.Prompts*d.Samples), d.Learning, devices)...)
 }
 
 // sampledBatches cuts a generation as an Engine does.

@@ -41,6 +41,14 @@ func TestPlanCounts(t *testing.T) {
 	if kept := d.Plan().Update.Device.Activations; kept > compiled.Device.Activations/7 { // what attention reads and makes is kept
 		t.Errorf("with layers computed again: activations of %d bytes, of %d else", kept, compiled.Device.Activations)
 	}
+	d.Devices, d.Engines, d.Learning.MaxTokensPerMicroBatch = 4, 6, 1<<20
+	one := d
+	one.Devices = 1
+	if several, one := d.Plan(), one.Plan(); several.Update.Device.Moments != one.Update.Device.Moments ||
+		several.Update.Device.Activations > one.Update.Device.Activations/3 || several.Generate.Device.Weights != 2*4*weights {
+		t.Errorf("of 4 devices one holds %+v, want the moments, a quarter of the batch and two engines", several)
+	}
+	d.Engines, d.Learning.MaxTokensPerMicroBatch = 1, 4096
 	d.Compiled, d.Learning.GradientCheckpointing = false, false
 	d.Learning.LoRARank = 16
 	// r·(in+out) of the seven matrices of a layer.

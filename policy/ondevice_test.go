@@ -18,7 +18,7 @@ func TestDraw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	device, err := b.open()
+	device, err := b.forEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestUnseen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	device, err := b.open()
+	device, err := b.forEngine()
 	if err != nil {
 		t.Fatal(err)
 	}

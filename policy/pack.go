@@ -16,11 +16,17 @@ const maxPadding = 0.1
 //
 // Without a budget of tokens, batches are as large as memory of a fixed size
 // allows and rows of one prompt stay together. With one they are packed by
-// length: see packed. Where each shape is compiled for seconds they are strips, of one
-// shard, and of what a device has room for where there is no budget.
-func (c Config) microBatches(all []group, lengths []int, l Learning, compiled bool) [][]batch {
-	if compiled {
-		return [][]batch{c.strips(all, lengths, cmp.Or(l.MaxTokensPerMicroBatch, c.tokensWithin(deviceFloats, c.NumHiddenLayers, 0)))}
+// length: see packed. Where each shape is compiled for seconds they are strips, dealt to
+// devices and not to shards, and of what a device has room for where there is no budget.
+// devices is 0 where nothing is compiled.
+func (c Config) microBatches(all []group, lengths []int, l Learning, devices int) [][]batch {
+	if devices > 0 {
+		parts := make([][]batch, devices)
+		budget := cmp.Or(l.MaxTokensPerMicroBatch, c.tokensWithin(deviceFloats, c.NumHiddenLayers, 0))
+		for i, b := range c.strips(all, lengths, budget, devices) {
+			parts[i%devices] = append(parts[i%devices], b)
+		}
+		return parts
 	}
 	shards := make([][]batch, l.Shards)
 	if l.MaxTokensPerMicroBatch == 0 {
@@ -130,8 +136,9 @@ func coarse(n int) int {
 // strips makes packed batches of about budget tokens. All their sequences have one
 // length, of few: the one at which the least is computed, since longer ones are filled
 // better and keep more rows of a prompt together, and cost more attention. Their numbers
-// are few too, since every shape is compiled.
-func (c Config) strips(all []group, lengths []int, budget int) []batch {
+// are few too, since every shape is compiled. Several devices get equally many sequences
+// or so, if need be in smaller batches.
+func (c Config) strips(all []group, lengths []int, budget, devices int) []batch {
 	longest := 1
 	for _, g := range all {
 		longest = max(longest, len(g.prompt)-1+g.longest)
@@ -144,16 +151,24 @@ func (c Config) strips(all []group, lengths []int, budget int) []batch {
 			best, length, least = filled, n, cost
 		}
 	}
+	most := max(1, budget/length) // sequences of a batch
+	if devices > 1 {
+		rounds := ceil(len(best), devices*most)
+		most = min(most, coarse(ceil(len(best), devices*rounds)))
+	}
 	var list []batch
-	for sequences := range slices.Chunk(best, max(1, budget/length)) {
+	for sequences := range slices.Chunk(best, most) {
 		b := batch{prompts: len(sequences), samples: 1, completion: length, packed: sequences, lengths: lengths}
-		if len(sequences) < budget/length {
-			b.prompts = min(budget/length, coarse(len(sequences)))
+		if len(sequences) < most {
+			b.prompts = min(most, coarse(len(sequences)))
 		}
 		list = append(list, b)
 	}
 	return list
 }
+
+// ceil is a/b, rounded up.
+func ceil(a, b int) int { return (a + b - 1) / b }
 
 // costPerToken is about how many multiplications a token of a packed sequence takes:
 // those of the weights, and attention of half the sequence's length, which counts

@@ -73,7 +73,7 @@ func TestPackedRows(t *testing.T) {
 		l.MaxTokensPerMicroBatch = 16384
 		seen := make([]int, len(lengths))
 		padded, used := 0, 0
-		for _, shard := range c.microBatches(all, lengths, l, false) {
+		for _, shard := range c.microBatches(all, lengths, l, 0) {
 			for _, b := range shard {
 				if b.tokens() > l.MaxTokensPerMicroBatch {
 					t.Errorf("seed %d: batch of %d tokens", seed, b.tokens())
@@ -113,7 +113,7 @@ func TestStrips(t *testing.T) {
 		l.MaxTokensPerMicroBatch = 16384
 		seen := make([]int, len(lengths))
 		padded, used := 0, 0
-		for _, b := range slices.Concat(c.microBatches(all, lengths, l, true)...) {
+		for _, b := range slices.Concat(c.microBatches(all, lengths, l, 1)...) {
 			if b.tokens() > l.MaxTokensPerMicroBatch || len(b.packed) > b.prompts {
 				t.Errorf("seed %d: batch of %d tokens, %d sequences in %d", seed, b.tokens(), len(b.packed), b.prompts)
 			}
@@ -156,6 +156,44 @@ func TestStrips(t *testing.T) {
 	}
 }
 
+// Several devices compute about equally many tokens, of few shapes, whether or not one
+// alone would have room for all.
+func TestStripsOfSeveralDevices(t *testing.T) {
+	c := Workloads()["qwen2.5-0.5b"].Config
+	for _, devices := range []int{2, 4, 8} {
+		for _, budget := range []int{4096, 16384, 1 << 20} {
+			shapes := map[[2]int]bool{}
+			computed, busiest := 0, 0
+			for seed := range uint64(50) {
+				all, lengths := mathLengths(seed, 64, 8)
+				l := DefaultLearning()
+				l.MaxTokensPerMicroBatch = budget
+				most, rows := 0, 0
+				for _, part := range c.microBatches(all, lengths, l, devices) {
+					tokens := 0
+					for _, b := range part {
+						if b.tokens() > budget {
+							t.Errorf("%d devices: batch of %d tokens, want at most %d", devices, b.tokens(), budget)
+						}
+						tokens += b.tokens()
+						b.eachRow(func(int, int) { rows++ })
+						shapes[[2]int{b.prompts, b.completion}] = true
+					}
+					computed += tokens
+					most = max(most, tokens)
+				}
+				busiest += most * devices
+				if rows != len(lengths) {
+					t.Errorf("%d devices: %d rows of %d", devices, rows, len(lengths))
+				}
+			}
+			if ratio := float64(busiest) / float64(computed); ratio > 1.25 || len(shapes) > 20 {
+				t.Errorf("%d devices, budget %d: the busiest computes %.3f times the mean, and there are %d shapes", devices, budget, ratio, len(shapes))
+			}
+		}
+	}
+}
+
 // What a token of a packed batch may see is its prompt and its own row, as far as itself.
 func TestPackedTokens(t *testing.T) {
 	completions := [][]int32{{10, 11, 12}, {20}, {30, 31}, {}}
@@ -192,9 +230,9 @@ func TestPackedTokens(t *testing.T) {
 func BenchmarkPacking(b *testing.B) {
 	c := Workloads()["qwen2.5-0.5b"].Config
 	for _, budget := range []int{0, 4096, -16384, 16384, 65536} { // -16384: in strips
-		name, compiled := fmt.Sprint(budget), budget < 0
-		if compiled {
-			budget = -budget
+		name, devices := fmt.Sprint(budget), 0
+		if budget < 0 {
+			budget, devices = -budget, 1
 			name = fmt.Sprint("strips ", budget)
 		}
 		b.Run(name, func(b *testing.B) {
@@ -206,7 +244,7 @@ func BenchmarkPacking(b *testing.B) {
 				steps++
 				l := DefaultLearning()
 				l.MaxTokensPerMicroBatch = budget
-				for _, shard := range c.microBatches(all, lengths, l, compiled) {
+				for _, shard := range c.microBatches(all, lengths, l, devices) {
 					for _, m := range shard {
 						padded += m.tokens()
 						used += m.used(lengths)

@@ -10,32 +10,39 @@ import (
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads like its formulas
 	"github.com/gomlx/gomlx/core/tensors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gradus-rl/gradus/datasets"
 )
 
 // resident is a policy and its optimizer on a device, where an update leaves them: the
 // host sends a batch and hears of its
-// tokens. Every list has a tensor per slot.
+// tokens. Every list has a tensor per slot. Of several devices the first has it, and
+// the others have the base and, during an optimizer step, copies of what is learnt.
 type resident struct {
-	base          []*tensors.Tensor // weights that an adapter is added to, nil without one
-	learnt        []*tensors.Tensor // what is learnt: the adapter's weights, or all
-	first, second []*tensors.Tensor // moments
-	slots         []slot            // of what is learnt
-	step          int64             // optimizer steps taken
-	ahead         bool              // of the trainer's state in the host's memory
+	bases         [][]*tensors.Tensor // by device: weights that an adapter is added to, nil without one
+	learnt        []*tensors.Tensor   // what is learnt: the adapter's weights, or all
+	first, second []*tensors.Tensor   // moments
+	slots         []slot              // of what is learnt
+	step          int64               // optimizer steps taken
+	ahead         bool                // of the trainer's state in the host's memory
 
-	zeros, norm, apply *program
+	zeros, add, norm, apply *program
 }
 
-// inhabit brings the state to the device. After an error the Trainer must leave it.
+// inhabit brings the state to the devices. After an error the Trainer must leave them.
 func (t *Trainer) inhabit() (err error) {
 	device, c := t.shards[0].device, t.state.Config
-	r := &resident{slots: c.slots(), step: t.state.Step}
+	r := &resident{bases: make([][]*tensors.Tensor, len(t.shards)), slots: c.slots(), step: t.state.Step}
 	t.resident = r
 	if t.state.Adapter != nil {
-		if r.base, err = upload(device, r.slots, t.state.Weights); err != nil {
+		if r.bases[0], err = upload(device, r.slots, t.state.Weights); err != nil {
 			return err
+		}
+		for i, s := range t.shards[1:] {
+			if r.bases[i+1], err = s.device.copied(r.bases[0]); err != nil {
+				return err
+			}
 		}
 		r.slots = c.adapterSlots(t.state.Adapter)
 	}
@@ -51,7 +58,7 @@ func (t *Trainer) inhabit() (err error) {
 		at    **program
 		name  string
 		build func([]*Node) []*Node
-	}{{&r.zeros, "zeros", r.buildZeros}, {&r.norm, "norm", r.buildNorm}, {&r.apply, "adamw", r.buildApply}} {
+	}{{&r.zeros, "zeros", r.buildZeros}, {&r.add, "add", r.buildAdd}, {&r.norm, "norm", r.buildNorm}, {&r.apply, "adamw", r.buildApply}} {
 		if *p.at, err = newProgram(device, p.name, p.build); err != nil {
 			return err
 		}
@@ -59,10 +66,10 @@ func (t *Trainer) inhabit() (err error) {
 	return nil
 }
 
-// leave drops what is on the device.
+// leave drops what is on the devices.
 func (t *Trainer) leave() {
 	if r := t.resident; r != nil {
-		release(slices.Concat(r.base, r.learnt, r.first, r.second)...)
+		release(slices.Concat(append(r.bases, r.learnt, r.first, r.second)...)...)
 		t.resident = nil
 	}
 }
@@ -125,7 +132,7 @@ func (t *Trainer) updateResident(ctx context.Context, parts [][]Sample, l Learni
 func (t *Trainer) residentStep(ctx context.Context, samples []Sample, l Learning, m *metrics) error {
 	r, s := t.resident, t.shards[0]
 	step := r.step + 1
-	d := newDivided(t.state.Config, samples, l, true)
+	d := newDivided(t.state.Config, samples, l, len(t.shards))
 	sum, loss, err := t.residentGradient(ctx, d, l)
 	defer func() { release(sum...) }()
 	if err != nil {
@@ -172,24 +179,58 @@ func (t *Trainer) residentStep(ctx context.Context, samples []Sample, l Learning
 	return nil
 }
 
-// residentGradient is the sum of the gradients of all batches, a tensor per slot, and
-// their loss.
+// residentGradient is the sum of the gradients of all batches, a tensor per slot on the
+// first device, and their loss. Devices compute their batches at the same time; their
+// sums are added in the devices' order.
 func (t *Trainer) residentGradient(ctx context.Context, d *divided, l Learning) (sum []*tensors.Tensor, loss float64, err error) {
 	r := t.resident
-	if sum, err = r.zeros.call(r.learnt); err != nil {
-		return nil, 0, err
+	sums, losses := make([][]*tensors.Tensor, len(t.shards)), make([]float64, len(t.shards))
+	work, ctx := errgroup.WithContext(ctx)
+	for i, s := range t.shards {
+		if len(d.parts[i]) == 0 {
+			continue
+		}
+		work.Go(func() (err error) {
+			learnt := r.learnt
+			if i > 0 {
+				learnt, err = s.device.copied(r.learnt)
+				defer release(learnt...)
+				if err != nil {
+					return err
+				}
+			}
+			if sums[i], err = r.zeros.on(s.device).call(learnt); err != nil {
+				return err
+			}
+			weights := slices.Concat(r.bases[i], learnt)
+			for _, b := range d.parts[i] {
+				datasets.Progress(ctx)
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				var part float64
+				if part, sums[i], err = s.compute(d, b, sums[i], weights, l); err != nil {
+					return err
+				}
+				losses[i] += part
+			}
+			return nil
+		})
 	}
-	weights := slices.Concat(r.base, r.learnt)
-	for _, b := range slices.Concat(d.parts...) {
-		datasets.Progress(ctx)
-		if err := ctx.Err(); err != nil {
-			return sum, 0, err
+	err = work.Wait()
+	for i, other := range sums {
+		loss += losses[i]
+		switch {
+		case err != nil:
+			release(other...)
+		case i == 0:
+			sum = other
+		case other != nil:
+			sum, err = r.add.consume(slices.Concat(sum, other), nil)
 		}
-		var part float64
-		if part, sum, err = t.shards[0].compute(d, b, sum, weights, l); err != nil {
-			return sum, 0, err
-		}
-		loss += part
+	}
+	if err != nil {
+		return nil, 0, err
 	}
 	if !finite(loss) {
 		return sum, 0, fmt.Errorf("the loss is %v: %w", loss, ErrNotFinite)
@@ -217,6 +258,16 @@ func (r *resident) buildZeros(inputs []*Node) []*Node {
 		zeros[i] = ZerosLike(x)
 	}
 	return zeros
+}
+
+// buildAdd adds the second half of the inputs to the first.
+func (r *resident) buildAdd(inputs []*Node) []*Node {
+	n := len(inputs) / 2
+	sums := make([]*Node, n)
+	for i := range sums {
+		sums[i] = Add(inputs[i], inputs[n+i])
+	}
+	return sums
 }
 
 // buildNorm is the Euclidean norm of all inputs together.

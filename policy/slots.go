@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -64,17 +63,17 @@ func (s slot) pieces(f func(inSlot, inTensor, length int)) {
 }
 
 // upload copies weights to a device, one tensor per slot.
-func upload(device compute.Backend, slots []slot, w Weights) ([]*tensors.Tensor, error) {
+func upload(d device, slots []slot, w Weights) ([]*tensors.Tensor, error) {
 	inputs := make([]*tensors.Tensor, len(slots))
 	for i, s := range slots {
 		data := make([]float32, s.rows*s.columns)
 		s.pieces(func(to, from, n int) { copy(data[to:to+n], w[s.tensor].Data[from:from+n]) })
 		var err error
-		if inputs[i], err = matrix(device, data, s.rows, s.columns); err != nil {
+		if inputs[i], err = matrix(d, data, s.rows, s.columns); err != nil {
 			return nil, fmt.Errorf("upload %s: %w", w[s.tensor].Name, err)
 		}
-		if !device.HasSharedBuffers() { // the host needs no copy of it
-			if err := inputs[i].MaterializeOnDevice(device, false, 0); err != nil {
+		if !d.HasSharedBuffers() { // the host needs no copy of it
+			if err := inputs[i].MaterializeOnDevice(d.Backend, false, d.number); err != nil {
 				return nil, fmt.Errorf("upload %s: %w", w[s.tensor].Name, err)
 			}
 			inputs[i].FinalizeLocal()
@@ -102,8 +101,8 @@ func accumulate(sum Weights, slots []slot, gradients []*tensors.Tensor) error {
 }
 
 // matrix copies data to a device as a tensor of the given dimensions.
-func matrix[T float32 | int32](device compute.Backend, data []T, dims ...int) (*tensors.Tensor, error) {
-	t, err := tensors.FromShapeForBackend(device, 0, shapes.Make(dtypes.FromGenericsType[T](), dims...))
+func matrix[T float32 | int32](d device, data []T, dims ...int) (*tensors.Tensor, error) {
+	t, err := tensors.FromShapeForBackend(d.Backend, d.number, shapes.Make(dtypes.FromGenericsType[T](), dims...))
 	if err != nil {
 		return nil, err
 	}

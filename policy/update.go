@@ -7,7 +7,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/gomlx/compute"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"golang.org/x/sync/errgroup"
@@ -79,12 +78,12 @@ type Trainer struct {
 	shards  []*shard
 
 	checkpointed bool      // the shards' graphs compute layers again
-	resident     *resident // what is on the device of a backend that fuses, from the first update on; else nil
+	resident     *resident // what is on the devices of a backend that fuses, from the first update on; else nil
 }
 
 // shard is a device that computes a part of a gradient.
 type shard struct {
-	device    compute.Backend
+	device    device
 	gradients [2]*program // by whether prompts are padded
 }
 
@@ -212,7 +211,7 @@ func (t *Trainer) settle(l Learning) error {
 	}
 	t.checkpointed = l.GradientCheckpointing
 	n := l.Shards
-	if t.backend.fused { // one device computes all of them, one after the other
+	if t.backend.fused { // its devices compute all of them
 		n = 1
 	}
 	return t.open(n)
@@ -272,20 +271,21 @@ var ErrNotFinite = errors.New("not finite")
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
 
-// open makes sure that there are n shards.
+// open makes sure that there are n shards, or one for each device of a backend where it
+// has several.
 func (t *Trainer) open(n int) error {
 	for len(t.shards) < n {
-		device, err := t.backend.open()
+		devices, err := t.backend.open()
 		if err != nil {
 			return err
 		}
-		s := &shard{device: device}
+		s := &shard{device: devices[0]}
 		d := t.backend.decoder(t.state.Config, true)
 		d.checkpointed = t.checkpointed
 		a := t.state.Adapter
 		slots := len(d.slots())
 		for i, padded := range []bool{false, true} {
-			s.gradients[i], err = newProgram(device, "gradients", func(inputs []*graph.Node) []*graph.Node {
+			s.gradients[i], err = newProgram(s.device, "gradients", func(inputs []*graph.Node) []*graph.Node {
 				if !d.fused {
 					return d.gradients(inputs, slots, a, padded)
 				}
@@ -296,6 +296,9 @@ func (t *Trainer) open(n int) error {
 			}
 		}
 		t.shards = append(t.shards, s)
+		for _, other := range devices[1:] {
+			t.shards = append(t.shards, &shard{other, [2]*program{s.gradients[0].on(other), s.gradients[1].on(other)}})
+		}
 	}
 	return nil
 }
@@ -335,7 +338,7 @@ func (l Learning) clip(norm float64) (float64, error) {
 // parts at the same time; the parts are summed in the shards' order.
 func (t *Trainer) gradient(ctx context.Context, s *State, samples []Sample, l Learning, m *metrics) (Weights, error) {
 	c := t.state.Config
-	d := newDivided(c, samples, l, false)
+	d := newDivided(c, samples, l, 0)
 	sums := make([]Weights, l.Shards)
 	losses := make([]float64, l.Shards)
 	work, ctx := errgroup.WithContext(ctx)
@@ -401,17 +404,18 @@ type divided struct {
 	samples    []Sample
 	lengths    []int             // of the completions
 	units      []float64         // by sample: the weight of a unit of its mask in the loss
-	parts      [][]batch         // by shard
+	parts      [][]batch         // by shard, or by device
 	statistics []tokenStatistics // by sample
 }
 
-func newDivided(c Config, samples []Sample, l Learning, compiled bool) *divided {
+// newDivided cuts as microBatches does.
+func newDivided(c Config, samples []Sample, l Learning, devices int) *divided {
 	all := groups(len(samples), func(i int) ([]int32, int) { return samples[i].Prompt, len(samples[i].Completion) })
 	lengths := make([]int, len(samples))
 	for i, s := range samples {
 		lengths[i] = len(s.Completion)
 	}
-	return &divided{c, samples, lengths, tokenWeights(samples, l), c.microBatches(all, lengths, l, compiled), make([]tokenStatistics, len(samples))}
+	return &divided{c, samples, lengths, tokenWeights(samples, l), c.microBatches(all, lengths, l, devices), make([]tokenStatistics, len(samples))}
 }
 
 // count adds the mini-batch to the metrics.

@@ -59,7 +59,7 @@ func memoryCommand(t *target) *cobra.Command {
 	f.BoolVar(&d.Learning.GradientCheckpointing, "gradient-checkpointing", false, "layers are computed again on the way back; xla alone")
 	f.IntVar(&d.Learning.LoRARank, "lora-r", 0, "rank of the LoRA adapters; 0 updates all weights")
 	f.StringVar(&o.dtype, "dtype", "float32", "of activations: float32, or bfloat16 as an estimate of what xla:cuda,bf16 keeps")
-	f.StringVar(&o.backend, "backend", "go", "go, onnx or xla")
+	f.StringVar(&o.backend, "backend", "go", "go, onnx or xla, with devices=4 after a comma for several: the plan is of the one that holds most")
 	f.StringVar(&o.limit, "memory", "", "what the device has, such as 80GiB: says the largest micro-batch that fits, and fails where the plan does not")
 	return c
 }
@@ -91,9 +91,14 @@ func (o memoryOptions) report(model, output string, w io.Writer) error {
 	// What one place holds: the device, with the host's part where that is the same.
 	total := func(p policy.Places) int64 { return p.Device.Total() }
 	name, options, _ := strings.Cut(o.backend, ":")
+	plugin, _, _ := strings.Cut(options, ",")
 	d.Compiled = name == "xla"
+	var err error
+	if d.Devices, err = policy.Devices(o.backend); err != nil {
+		return fmt.Errorf("--backend %q: %w", o.backend, err)
+	}
 	switch {
-	case name == "go", name == "onnx", name == "xla" && (options == "" || options == "cpu"):
+	case name == "go", name == "onnx", name == "xla" && (plugin == "" || plugin == "cpu"):
 		total = func(p policy.Places) int64 { return p.Device.Add(p.Host).Total() }
 	case name != "xla":
 		return fmt.Errorf("--backend %q: want go, onnx or xla", o.backend)
