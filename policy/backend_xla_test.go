@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -41,6 +45,144 @@ func TestXLAAgreesWithGo(t *testing.T) {
 	defer func(n, m int) { readFloats, attentionLength = n, m }(readFloats, attentionLength)
 	readFloats, attentionLength = 100, 8 // several pieces
 	agreesWithGo(t, pluginOfCPU(t), DefaultLearning(), "grouped", "qwen3")
+}
+
+// Supports of any size are those of the pure Go backend, where logits are equal, too, and
+// where the sampled token is not among the likeliest; and one policy does not diverge
+// from itself.
+func TestXLAInspectsAsGo(t *testing.T) {
+	defer func(n int) { readFloats = n }(readFloats)
+	readFloats = 100 // several pieces
+	ctx, c := context.Background(), tinyModels["untied"]
+	w, rows := tinyWeights(c, 7), raggedRows(c, 3)
+	for head := w[len(w)-1]; len(head.Data) > 0; head.Data = head.Data[min(len(head.Data), 2*c.HiddenSize):] {
+		clear(head.Data[:c.HiddenSize]) // every other logit is 0
+	}
+	reference, e := newTestEngine(t, c, w), newEngineOn(t, pluginOfCPU(t), c, w)
+	for _, o := range []InspectOptions{{TopK: 1}, {TopK: 3, Hidden: true}, {TopK: 8}, {TopK: 1000}} {
+		want, got := must(reference.Inspect(ctx, rows, 0.8, o)), must(e.Inspect(ctx, rows, 0.8, o))
+		approximately := cmpopts.EquateApprox(1e-4, 1e-5)
+		if diff := cmp.Diff(want, got, approximately); diff != "" {
+			t.Errorf("top %d (-go +xla):\n%s", o.TopK, diff)
+		}
+		for i, same := range must(e.Divergence(ctx, rows, got, 0.8)) {
+			closeTo(t, fmt.Sprintf("top %d, row %d divergence", o.TopK, i), same, make([]float64, len(same)), 1e-13)
+		}
+		uneven := append(got[:1:1], must(e.Inspect(ctx, rows[1:], 0.8, InspectOptions{TopK: 2}))...)
+		wantKL, gotKL := must(reference.Divergence(ctx, rows, uneven, 1.1)), must(e.Divergence(ctx, rows, uneven, 1.1))
+		if diff := cmp.Diff(wantKL, gotKL, approximately); diff != "" {
+			t.Errorf("top %d and 2, diverged (-go +xla):\n%s", o.TopK, diff)
+		}
+	}
+}
+
+func TestXLADivergenceByHand(t *testing.T) {
+	spec := pluginOfCPU(t)
+	divergenceByHand(t, func(t testing.TB, c Config, w Weights) *Engine { return newEngineOn(t, spec, c, w) })
+}
+
+// The device chooses as the host does, from vocabularies of one block and of many.
+func TestXLASupport(t *testing.T) {
+	b, err := OpenBackend(pluginOfCPU(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := b.forEngine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Finalize()
+	for _, size := range []struct{ vocabulary, k int }{{1, 1}, {2, 1}, {7, 7}, {100, 1}, {100, 3}, {1000, 16}, {1000, 400}} {
+		const n = 40
+		rng := rand.New(rand.NewPCG(uint64(size.vocabulary), uint64(size.k)))
+		logits, sampled := make([]float32, size.vocabulary*n), make([]int32, n)
+		for i := range logits { // column by column more of one size
+			logits[i] = float32(rng.IntN(2+i%n)) - float32(i%n/2)
+			if logits[i] == 0 && rng.IntN(2) == 0 {
+				logits[i] = float32(math.Copysign(0, -1))
+			}
+		}
+		for i := range sampled {
+			sampled[i] = int32(rng.IntN(size.vocabulary))
+		}
+		d := b.decoder(Config{VocabSize: size.vocabulary}, false)
+		p, err := newProgram(device, "support", func(in []*graph.Node) []*graph.Node {
+			return []*graph.Node{d.support(in[0], in[1], size.k)}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := &uploads{device: device}
+		put(u, logits, size.vocabulary, n)
+		put(u, sampled, 1, n)
+		out, err := p.call(u.list)
+		if err != nil || u.err != nil {
+			t.Fatal(err, u.err)
+		}
+		got, ids := must(tensors.CopyFlatData[int32](out[0])), make([]int32, size.k)
+		heap, all := make([]int32, size.vocabulary), make([]float64, size.vocabulary)
+		for i := range n {
+			column(ids, got, i)
+			column(all, logits, i)
+			if want := likeliest(heap, all, size.k, sampled[i]); !slices.Equal(ids, want) {
+				t.Errorf("top %d of %d with %d: %v, want %v", size.k, size.vocabulary, sampled[i], ids, want)
+			}
+		}
+		release(append(out, u.list...)...)
+	}
+}
+
+func TestXLAInspectErrors(t *testing.T) {
+	c := tinyModels["untied"]
+	w := tinyWeights(c, 5)
+	for head, j := w[len(w)-1].Data, 0; j < len(head); j++ {
+		head[j] = math.MaxFloat32
+	}
+	e := newEngineOn(t, pluginOfCPU(t), c, w)
+	_, err := e.Inspect(context.Background(), []Row{{[]int32{1}, []int32{2, 3}}}, 1, InspectOptions{TopK: 2})
+	if want := "row 0, token 0: the logits are no distribution"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+// What is no number in one piece of the columns stays there.
+func TestXLAReadsPiecesApart(t *testing.T) {
+	defer func(n int) { readFloats = n }(readFloats)
+	readFloats = 1 // as many pieces as columns
+	b, err := OpenBackend(pluginOfCPU(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := b.forEngine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Finalize()
+	d := b.decoder(Config{VocabSize: 3}, false)
+	p, err := newProgram(device, "read", func(in []*graph.Node) []*graph.Node {
+		logprob, entropy := d.read(in[0], in[1], in[2], graph.Const(in[0].Graph(), float32(1)), nil)
+		return []*graph.Node{logprob, entropy}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	u := &uploads{device: device}
+	put(u, []float32{1, 2, 3}, 3, 1)
+	put(u, []float32{nan, 0, inf, 0}, 1, 4)
+	put(u, []int32{0, 1, 2, 0}, 4)
+	out, err := p.call(u.list)
+	if err != nil || u.err != nil {
+		t.Fatal(err, u.err)
+	}
+	for _, x := range out {
+		for i, got := range must(read(x)) {
+			if finite(float64(got)) != (i%2 == 1) {
+				t.Errorf("column %d: %v", i, got)
+			}
+		}
+	}
+	release(append(out, u.list...)...)
 }
 
 func TestCheckpointingAgreesWithGo(t *testing.T) {

@@ -557,7 +557,7 @@ func (d decoder) kept(x *Node) *Node {
 // computed from scratch.
 func (d decoder) forward(net network, in batchInputs) (logprob, entropy *Node) {
 	if d.fused {
-		return d.read(net.head, d.hidden(net, in), in.targets, in.temperature)
+		return d.read(net.head, d.hidden(net, in), in.targets, in.temperature, nil)
 	}
 	_, logits := d.predict(net, in)
 	return d.statistics(logits, in.targets)
@@ -598,7 +598,10 @@ var readFloats = 64 << 20
 // the way back. With p = softmax(z) of a column, and its adjoint a,
 //
 //	∂logprob/∂z = onehot − p,   dh = headᵀ·(onehot − p)·a/T,   dhead = (onehot − p)·a/T·hᵀ
-func (d decoder) read(head, h, targets, temperature *Node) (logprob, entropy *Node) {
+//
+// visit, if any, is given the logits of each piece on the way there, [V, columns], and
+// returns what it made of them.
+func (d decoder) read(head, h, targets, temperature *Node, visit func(logits *Node, columns SliceAxisSpec) *Node) (logprob, entropy *Node) {
 	n := h.Shape().Dim(1)
 	step := max(1, min(n, readFloats/d.VocabSize))
 	targets = Reshape(targets, n)
@@ -607,23 +610,30 @@ func (d decoder) read(head, h, targets, temperature *Node) (logprob, entropy *No
 		logSum   *Node
 	}
 	var pieces []piece
-	// logits of a piece less their greatest, their exponentials and the log of the sum of these.
-	look := func(head, h *Node, p piece) (z, e, logSum *Node) {
-		z = Div(d.dot(head, SliceAxis(h, 1, AxisRange(p.from, p.to))), temperature)
-		z = Sub(z, ReduceAndKeep(z, ReduceMax, 0))
+	logits := func(head, h *Node, p piece) *Node {
+		return Div(d.dot(head, SliceAxis(h, 1, AxisRange(p.from, p.to))), temperature)
+	}
+	// logits less their greatest, their exponentials and the log of the sum of these.
+	look := func(logits *Node) (z, e, logSum *Node) {
+		z = Sub(logits, ReduceAndKeep(logits, ReduceMax, 0))
 		e = Exp(z)
 		return z, e, Log(ReduceAndKeep(e, ReduceSum, 0))
 	}
-	var logprobs, entropies []*Node
+	var logprobs, entropies, last []*Node
 	still, fixed := StopGradient(head), StopGradient(h)
 	for from := 0; from < n; from += step {
 		p := piece{from: from, to: min(n, from+step)}
-		z, e, logSum := look(still, fixed, p)
+		all := logits(still, after(fixed, last...), p)
+		z, e, logSum := look(all)
 		p.logSum = logSum
 		pieces = append(pieces, p)
 		chosen := d.oneHot(SliceAxis(targets, 0, AxisRange(p.from, p.to)))
 		logprobs = append(logprobs, Sub(ReduceAndKeep(Mul(z, chosen), ReduceSum, 0), logSum))
 		entropies = append(entropies, Sub(logSum, Div(ReduceAndKeep(Mul(z, e), ReduceSum, 0), ReduceAndKeep(e, ReduceSum, 0))))
+		last = []*Node{logprobs[len(logprobs)-1], entropies[len(entropies)-1]}
+		if visit != nil {
+			last = append(last, visit(all, AxisRange(p.from, p.to)))
+		}
 	}
 	logprob, entropy = Concatenate(logprobs, 1), StopGradient(Concatenate(entropies, 1))
 	if !d.differentiable {
@@ -638,7 +648,7 @@ func (d decoder) read(head, h, targets, temperature *Node) (logprob, entropy *No
 		again := OptimizationBarrier(x)
 		var parts []*Node
 		for _, p := range pieces {
-			z, _, _ := look(still, again, p)
+			z, _, _ := look(logits(still, again, p))
 			columns := AxisRange(p.from, p.to)
 			a := Div(SliceAxis(adjoint, 1, columns), temperature)
 			dz := Mul(Sub(d.oneHot(SliceAxis(targets, 0, columns)), Exp(Sub(z, p.logSum))), a)
@@ -657,6 +667,16 @@ func (d decoder) read(head, h, targets, temperature *Node) (logprob, entropy *No
 		adjoint = v
 		return v
 	}), entropy
+}
+
+// after is x, but only once the others are computed: a compiler that was free to would
+// begin with all pieces and hold what it makes of each. The others may be NaN or infinite.
+func after(x *Node, others ...*Node) *Node {
+	finite := make([]*Node, len(others)) // as a barrier adds 0 times a number of each
+	for i, o := range others {
+		finite[i] = IsFinite(o)
+	}
+	return SchedulingBarrier(x, finite...)
 }
 
 // batchInputs are the graph inputs of a batch.

@@ -198,10 +198,14 @@ type Scored struct {
 // above 0, in order of the rows.
 func (e *Engine) Score(ctx context.Context, rows []Row, temperature float64) ([]Scored, error) {
 	result := make([]Scored, len(rows))
-	err := e.forward(ctx, e.score, rows, temperature, func(b batch, out [][]float32) error {
+	err := e.forward(ctx, pass{programs: e.score}, rows, temperature, func(b batch, out []*tensors.Tensor) error {
+		logprobs, entropies, err := readTwo(out)
+		if err != nil {
+			return err
+		}
 		b.eachRow(func(i, from int) {
 			to := from + len(rows[i].Completion)
-			result[i] = Scored{out[0][from:to:to], out[1][from:to:to]}
+			result[i] = Scored{logprobs[from:to:to], entropies[from:to:to]}
 		})
 		return nil
 	})
@@ -211,9 +215,24 @@ func (e *Engine) Score(ctx context.Context, rows []Row, temperature float64) ([]
 	return result, nil
 }
 
-// forward runs a program over the rows, in batches that fit into memory, and
-// gives each batch's outputs to visit.
-func (e *Engine) forward(ctx context.Context, programs [2]*program, rows []Row, temperature float64, visit func(b batch, out [][]float32) error) error {
+// readTwo reads the first two outputs of a pass, log-probabilities and entropies.
+func readTwo(out []*tensors.Tensor) (logprobs, entropies []float32, err error) {
+	if logprobs, err = read(out[0]); err == nil {
+		entropies, err = read(out[1])
+	}
+	return logprobs, entropies, err
+}
+
+// pass is a program to run over batches of rows.
+type pass struct {
+	programs [2]*program               // by whether prompts are padded
+	inputs   func(u *uploads, b batch) // puts those that follow the batch's; nil: none
+	perToken int                       // floats that it holds for each token besides the activations, where it reads the vocabulary in pieces
+}
+
+// forward runs a pass over the rows, in batches that fit into memory, and gives
+// each batch's outputs to visit, before they are released.
+func (e *Engine) forward(ctx context.Context, p pass, rows []Row, temperature float64, visit func(b batch, out []*tensors.Tensor) error) error {
 	if e.weights == nil {
 		return errNoWeights
 	}
@@ -226,24 +245,26 @@ func (e *Engine) forward(ctx context.Context, programs [2]*program, rows []Row, 
 			return fmt.Errorf("row %d: %w", i, err)
 		}
 	}
-	for _, b := range e.forwardBatches(programs == e.inspect, rows) {
+	for _, b := range e.forwardBatches(p.perToken, rows) {
 		datasets.Progress(ctx)
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		out, err := e.forwardBatch(programs, b, rows, temperature)
+		out, err := e.forwardBatch(p, b, rows, temperature)
 		if err != nil {
 			return err
 		}
-		if err := visit(b, out); err != nil {
+		err = visit(b, out)
+		release(out...)
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// forwardBatches cuts rows into batches; whole is whether all logits are asked for.
-func (e *Engine) forwardBatches(whole bool, rows []Row) []batch {
+// forwardBatches cuts rows into batches of a pass that holds perToken floats for each token.
+func (e *Engine) forwardBatches(perToken int, rows []Row) []batch {
 	c := e.decoder.Config
 	all := groups(len(rows), func(i int) ([]int32, int) { return rows[i].Prompt, len(rows[i].Completion) })
 	if !e.decoder.fused {
@@ -254,37 +275,26 @@ func (e *Engine) forwardBatches(whole bool, rows []Row) []batch {
 	for i, r := range rows {
 		lengths[i] = len(r.Completion)
 	}
-	floats, logits := scoreFloats, 0
+	floats := scoreFloats
 	if e.resident != nil {
 		floats = deviceFloats
 	}
-	if whole {
-		logits = 4 * c.VocabSize
-	}
-	return c.strips(all, lengths, c.tokensWithin(floats, 1, logits), 1)
+	return c.strips(all, lengths, c.tokensWithin(floats, 1, perToken), 1)
 }
 
-func (e *Engine) forwardBatch(programs [2]*program, b batch, rows []Row, temperature float64) ([][]float32, error) {
+func (e *Engine) forwardBatch(p pass, b batch, rows []Row, temperature float64) ([]*tensors.Tensor, error) {
 	u := &uploads{device: e.device}
 	padded := e.decoder.batchTensors(u, b, temperature, func(i int) ([]int32, []int32) {
 		return rows[i].Prompt, rows[i].Completion
 	})
+	if p.inputs != nil {
+		p.inputs(u, b)
+	}
 	defer func() { release(u.list...) }()
 	if u.err != nil {
 		return nil, u.err
 	}
-	out, err := programs[index(padded)].call(append(e.weights[:len(e.weights):len(e.weights)], u.list...))
-	if err != nil {
-		return nil, err
-	}
-	defer release(out...)
-	values := make([][]float32, len(out))
-	for i := range out {
-		if values[i], err = read(out[i]); err != nil {
-			return nil, err
-		}
-	}
-	return values, nil
+	return p.programs[index(padded)].call(append(e.weights[:len(e.weights):len(e.weights)], u.list...))
 }
 
 func (e *Engine) buildScore(padded bool) func([]*graph.Node) []*graph.Node {

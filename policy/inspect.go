@@ -7,7 +7,10 @@ import (
 	"math"
 	"slices"
 
-	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // graph code reads like its formulas
+	"github.com/gomlx/gomlx/core/tensors"
 )
 
 // InspectOptions say what Inspect reports of each token.
@@ -40,7 +43,8 @@ func (e *Engine) Inspect(ctx context.Context, rows []Row, temperature float64, o
 	if o.TopK < 1 {
 		return nil, fmt.Errorf("inspect: top_k is %d, want at least 1", o.TopK)
 	}
-	k, width := min(o.TopK, e.decoder.VocabSize), e.decoder.HiddenSize
+	o.TopK = min(o.TopK, e.decoder.VocabSize)
+	k, width := o.TopK, e.decoder.HiddenSize
 	result := make([]Inspected, len(rows))
 	for i, r := range rows {
 		n := len(r.Completion)
@@ -50,20 +54,16 @@ func (e *Engine) Inspect(ctx context.Context, rows []Row, temperature float64, o
 			result[i].Hidden = make([]float32, 0, n*width)
 		}
 	}
-	heap, logp := make([]int32, e.decoder.VocabSize), make([]float64, 0, k)
-	err := e.predict(ctx, rows, temperature, func(i, t int, p prediction) {
+	logp := make([]float64, 0, k)
+	err := e.predict(ctx, rows, temperature, o, nil, func(i, t int, p prediction) {
 		r := &result[i]
 		r.LogProbs, r.Entropies = append(r.LogProbs, p.logprob), append(r.Entropies, p.entropy)
-		support, chosen := p.support(heap, k, rows[i].Completion[t])
-		r.IDs, r.Chosen = append(r.IDs, support...), append(r.Chosen, chosen)
-		for _, lp := range p.logSoftmax(logp, support) {
+		r.IDs = append(r.IDs, p.ids...)
+		r.Chosen = append(r.Chosen, int32(slices.Index(p.ids, rows[i].Completion[t])))
+		for _, lp := range p.logSoftmax(logp) {
 			r.Probs = append(r.Probs, float32(math.Exp(lp)))
 		}
-		sum := 0.0
-		for _, x := range p.hidden {
-			sum += float64(x) * float64(x)
-		}
-		r.NormSquared = append(r.NormSquared, float32(sum))
+		r.NormSquared = append(r.NormSquared, p.normSquared)
 		if o.Hidden {
 			r.Hidden = append(r.Hidden, p.hidden...)
 		}
@@ -87,24 +87,25 @@ func (e *Engine) Divergence(ctx context.Context, rows []Row, before []Inspected,
 	if len(before) != len(rows) {
 		return nil, fmt.Errorf("divergence: %d inspected completions for %d rows", len(before), len(rows))
 	}
-	result := make([][]float32, len(rows))
+	result, supports, widest := make([][]float32, len(rows)), make([][]int32, len(rows)), 1
 	for i, r := range rows {
 		n, ids, probs := len(r.Completion), len(before[i].IDs), len(before[i].Probs)
-		result[i] = make([]float32, n)
-		if ids != probs || ids < n || ids%max(1, n) != 0 {
-			return nil, fmt.Errorf("divergence: row %d: supports of %d ids and %d probabilities, want equally many for each of %d completion tokens", i, ids, probs, n)
+		result[i], supports[i] = make([]float32, n), before[i].IDs
+		if ids != probs || ids < n || ids > n*e.decoder.VocabSize || ids%max(1, n) != 0 {
+			return nil, fmt.Errorf("divergence: row %d: supports of %d ids and %d probabilities, want equally many for each of %d completion tokens, up to %d (vocab_size)", i, ids, probs, n, e.decoder.VocabSize)
 		}
+		widest = max(widest, ids/max(1, n))
 		for _, id := range before[i].IDs {
 			if id < 0 || int(id) >= e.decoder.VocabSize {
 				return nil, fmt.Errorf("divergence: row %d: support has token %d, want 0 to %d (vocab_size)", i, id, e.decoder.VocabSize-1)
 			}
 		}
 	}
-	logq := make([]float64, 0, e.decoder.VocabSize)
-	err := e.predict(ctx, rows, temperature, func(i, t int, now prediction) {
-		k := len(before[i].IDs) / len(rows[i].Completion)
+	logq := make([]float64, 0, widest)
+	err := e.predict(ctx, rows, temperature, InspectOptions{TopK: widest}, supports, func(i, t int, now prediction) {
+		k := len(now.ids)
 		sum := 0.0
-		for j, lq := range now.logSoftmax(logq, before[i].IDs[t*k:][:k]) {
+		for j, lq := range now.logSoftmax(logq) {
 			p, q := float64(before[i].Probs[t*k+j]), math.Exp(lq)
 			if p > 0 {
 				sum += p*(math.Log(p)-lq) - p
@@ -123,66 +124,181 @@ func (e *Engine) Divergence(ctx context.Context, rows []Row, before []Inspected,
 // are valid during a visit.
 type prediction struct {
 	logprob, entropy float32
-	logits           []float64 // over the temperature
+	ids              []int32   // the support
+	logits           []float64 // of the support, over the temperature
+	normSquared      float32   // of hidden
 	hidden           []float32 // input of the LM head over the temperature
 }
 
-// predict calls visit with every token of the rows, in order within a row.
-func (e *Engine) predict(ctx context.Context, rows []Row, temperature float64, visit func(i, t int, p prediction)) error {
-	logits, hidden := make([]float64, e.decoder.VocabSize), make([]float32, e.decoder.HiddenSize)
-	return e.forward(ctx, e.inspect, rows, temperature, func(b batch, out [][]float32) (err error) {
-		n := len(out[0])
+// predict calls visit with every token of the rows, in order within a row. Its
+// support is the row's at that token, [T, k] of each row with its own k up to
+// o.TopK; without supports it is the o.TopK likeliest tokens.
+func (e *Engine) predict(ctx context.Context, rows []Row, temperature float64, o InspectOptions, supports [][]int32, visit func(i, t int, p prediction)) error {
+	given := func(i, t int) []int32 {
+		if supports == nil {
+			return nil
+		}
+		k := len(supports[i]) / len(rows[i].Completion)
+		return supports[i][t*k:][:k]
+	}
+	p := pass{programs: e.inspect}
+	var look looking
+	if e.decoder.fused {
+		p.perToken = 4 * o.TopK // ids given and found, and their logits
+		p.inputs = func(u *uploads, b batch) { putSupports(u, b, rows, o.TopK, given) }
+		look = e.lookAtSupports(o)
+	} else {
+		look = e.lookAtAll(o.TopK)
+	}
+	return e.forward(ctx, p, rows, temperature, func(b batch, out []*tensors.Tensor) error {
+		logprobs, entropies, err := readTwo(out)
+		if err != nil {
+			return err
+		}
+		see, err := look(out[2:])
+		if err != nil {
+			return err
+		}
 		b.eachRow(func(i, from int) {
-			for t := range rows[i].Completion {
+			for t, sampled := range rows[i].Completion {
 				at := from + t
-				if !finite(float64(out[0][at])) || !finite(float64(out[1][at])) {
+				if !finite(float64(logprobs[at])) || !finite(float64(entropies[at])) {
 					err = cmp.Or(err, fmt.Errorf("row %d, token %d: the logits are no distribution (NaN or infinite)", i, t))
 					return
 				}
-				for v := range logits {
-					logits[v] = float64(out[2][v*n+at])
-				}
-				for f := range hidden {
-					hidden[f] = out[3][f*n+at]
-				}
-				visit(i, t, prediction{out[0][at], out[1][at], logits, hidden})
+				p := see(at, sampled, given(i, t))
+				p.logprob, p.entropy = logprobs[at], entropies[at]
+				visit(i, t, p)
 			}
 		})
 		return err
 	})
 }
 
-// support is the k likeliest tokens and the place of the sampled one, which
-// takes the last place if it is not among them. The result lies in heap, which
-// holds the vocabulary.
-func (p prediction) support(heap []int32, k int, sampled int32) (ids []int32, chosen int32) {
+// looking reads what a pass gives after log-probabilities and entropies. The function
+// it returns makes the rest of a prediction at a column, of the token sampled there and
+// the support, nil if that is to be chosen.
+type looking func(out []*tensors.Tensor) (see func(at int, sampled int32, support []int32) prediction, err error)
+
+// lookAtAll looks at the logits of the whole vocabulary, [V, N], and the head's input,
+// [D, N], and chooses k tokens.
+func (e *Engine) lookAtAll(k int) looking {
+	all, heap := make([]float64, e.decoder.VocabSize), make([]int32, e.decoder.VocabSize)
+	p := prediction{logits: make([]float64, 0, k), hidden: make([]float32, e.decoder.HiddenSize)}
+	return func(out []*tensors.Tensor) (func(int, int32, []int32) prediction, error) {
+		logits, err := read(out[0])
+		if err != nil {
+			return nil, err
+		}
+		hidden, err := read(out[1])
+		return func(at int, sampled int32, support []int32) prediction {
+			column(all, logits, at)
+			column(p.hidden, hidden, at)
+			if p.ids = support; support == nil {
+				p.ids = likeliest(heap, all, k, sampled)
+			}
+			p.logits = p.logits[:0]
+			for _, id := range p.ids {
+				p.logits = append(p.logits, all[id])
+			}
+			sum := 0.0
+			for _, x := range p.hidden {
+				sum += float64(x) * float64(x)
+			}
+			p.normSquared = float32(sum)
+			return p
+		}, err
+	}
+}
+
+// lookAtSupports looks at what decoder.inspect gives of the supports, which the device
+// has chosen where they were not given.
+func (e *Engine) lookAtSupports(o InspectOptions) looking {
+	ids, logits := make([]int32, o.TopK), make([]float64, o.TopK)
+	var p prediction
+	if o.Hidden {
+		p.hidden = make([]float32, e.decoder.HiddenSize)
+	}
+	return func(out []*tensors.Tensor) (func(int, int32, []int32) prediction, error) {
+		supports, err := tensors.CopyFlatData[int32](out[0])
+		if err != nil {
+			return nil, err
+		}
+		var values [3][]float32 // logits, norms, hidden
+		wanted := out[1:3]
+		if o.Hidden {
+			wanted = out[1:4]
+		}
+		for i, x := range wanted {
+			if values[i], err = read(x); err != nil {
+				return nil, err
+			}
+		}
+		return func(at int, _ int32, support []int32) prediction {
+			column(ids, supports, at)
+			column(logits, values[0], at)
+			column(p.hidden, values[2], at)
+			k := len(ids)
+			if support != nil {
+				k = len(support)
+			}
+			p.ids, p.logits, p.normSquared = ids[:k], logits[:k], values[1][at]
+			return p
+		}, nil
+	}
+}
+
+// column is column at of a matrix of len(dst) rows.
+func column[T, U int32 | float32 | float64](dst []T, matrix []U, at int) {
+	for i := range dst {
+		dst[i] = T(matrix[i*(len(matrix)/len(dst))+at])
+	}
+}
+
+// putSupports puts the supports of a batch, [k, N]: each column's own, which given
+// has, and −1 where it has none or fewer.
+func putSupports(u *uploads, b batch, rows []Row, k int, given func(i, t int) []int32) {
+	n := b.columns()
+	supports := slices.Repeat([]int32{-1}, k*n)
+	b.eachRow(func(i, from int) {
+		for t := range rows[i].Completion {
+			for j, id := range given(i, t) {
+				supports[j*n+from+t] = id
+			}
+		}
+	})
+	put(u, supports, k, n)
+}
+
+// likeliest is the k tokens of the greatest logits, greatest first, of equal ones the
+// lower id. The sampled token takes the last place if it is not among them. The result
+// lies in heap, which holds the vocabulary.
+func likeliest(heap []int32, logits []float64, k int, sampled int32) []int32 {
 	for i := range heap {
 		heap[i] = int32(i)
 	}
 	for i := len(heap)/2 - 1; i >= 0; i-- {
-		siftDown(heap, p.logits, i)
+		siftDown(heap, logits, i)
 	}
 	for last := len(heap) - 1; last >= len(heap)-k; last-- {
 		heap[0], heap[last] = heap[last], heap[0]
-		siftDown(heap[:last], p.logits, 0)
+		siftDown(heap[:last], logits, 0)
 	}
-	ids = heap[len(heap)-k:]
+	ids := heap[len(heap)-k:]
 	slices.Reverse(ids)
-	if at := slices.Index(ids, sampled); at >= 0 {
-		return ids, int32(at)
+	if !slices.Contains(ids, sampled) {
+		ids[k-1] = sampled
 	}
-	ids[k-1] = sampled
-	return ids, int32(k - 1)
+	return ids
 }
 
-// logSoftmax is the log-probabilities of ids, renormalised over them, in the
+// logSoftmax is the log-probabilities of the support, renormalised over it, in the
 // memory of dst.
-func (p prediction) logSoftmax(dst []float64, ids []int32) []float64 {
-	dst = dst[:0]
+func (p prediction) logSoftmax(dst []float64) []float64 {
+	dst = append(dst[:0], p.logits...)
 	peak := math.Inf(-1)
-	for _, id := range ids {
-		dst = append(dst, p.logits[id])
-		peak = max(peak, p.logits[id])
+	for _, z := range dst {
+		peak = max(peak, z)
 	}
 	sum := 0.0
 	for _, z := range dst {
@@ -195,12 +311,86 @@ func (p prediction) logSoftmax(dst []float64, ids []int32) []float64 {
 	return dst
 }
 
-func (e *Engine) buildInspect(padded bool) func([]*graph.Node) []*graph.Node {
-	return func(inputs []*graph.Node) []*graph.Node {
+// buildInspect gives log-probabilities and entropies, [1, N], and then what
+// lookAtAll reads or, by a further input [k, N], lookAtSupports.
+func (e *Engine) buildInspect(padded bool) func([]*Node) []*Node {
+	return func(inputs []*Node) []*Node {
 		d := e.decoder.begin()
-		in, _ := d.batchInputs(inputs[len(e.slots):], padded)
+		in, rest := d.batchInputs(inputs[len(e.slots):], padded)
+		if d.fused {
+			return d.inspect(d.network(inputs), in, rest[0])
+		}
 		h, logits := d.predict(d.network(inputs), in)
 		logprob, entropy := d.statistics(logits, in.targets)
-		return d.fence.close([]*graph.Node{logprob, entropy, logits, graph.Div(h, in.temperature)})
+		return d.fence.close([]*Node{logprob, entropy, logits, Div(h, in.temperature)})
 	}
+}
+
+// inspect is the statistics of the targets of a batch, [1, N], its supports, [k, N],
+// their logits, [k, N], ‖h‖², [1, N], and h, [D, N], of the head's input h over the
+// temperature. Ids of given supports, [k, N], that are below 0 are chosen here.
+//
+// That one graph looks at supports both chosen and given, so that the same policy and
+// rows have the same logits to the bit in Inspect and in Divergence: a compiler may round
+// otherwise in another graph.
+func (d decoder) inspect(net network, in batchInputs, given *Node) []*Node {
+	h := d.hidden(net, in)
+	targets := Reshape(in.targets, 1, -1)
+	var supports, values []*Node
+	logprob, entropy := d.read(net.head, h, in.targets, in.temperature, func(logits *Node, columns SliceAxisSpec) *Node {
+		ids := SliceAxis(given, 1, columns)
+		ids = Where(LessThan(ids, ZerosLike(ids)), d.support(logits, SliceAxis(targets, 1, columns), ids.Shape().Dim(0)), ids)
+		chosen := at(logits, ids)
+		supports, values = append(supports, ids), append(values, chosen)
+		return chosen
+	})
+	h = Div(h, in.temperature)
+	return []*Node{logprob, entropy, Concatenate(supports, 1), Concatenate(values, 1), ReduceAndKeep(Mul(h, h), ReduceSum, 0), h}
+}
+
+// support is likeliest for each column of logits [V, N], [k, N], where the tokens
+// sampled are [1, N].
+//
+// The k greatest are in the k blocks of the vocabulary whose maxima are greatest, of equal
+// ones those of lower ids, as each of these blocks has a token that comes before all of
+// any other block. So √(V·k) maxima are sorted, and then as many logits, instead of V.
+func (d decoder) support(logits, sampled *Node, k int) *Node {
+	g, n := logits.Graph(), logits.Shape().Dim(1)
+	ids := func(dims ...int) *Node { return Iota(g, shapes.Make(dtypes.Int32, dims...), len(dims)-2) }
+	size := int(math.Sqrt(float64(d.VocabSize / k)))
+	blocks := (d.VocabSize + size - 1) / size
+	if surplus := blocks*size - d.VocabSize; surplus > 0 {
+		least := BroadcastToDims(Infinity(g, dtypes.Float32, -1), surplus, n)
+		logits = Concatenate([]*Node{logits, least}, 0)
+	}
+	within := ids(blocks*size, n)
+	if size > 1 {
+		best := first(k, ReduceMax(Reshape(logits, blocks, size, n), 1), ids(blocks, n))
+		begin := BroadcastToDims(Reshape(MulScalar(best, size), k, 1, n), k, size, n)
+		within = Reshape(Add(begin, ids(k, size, n)), k*size, n)
+		logits = at(logits, within)
+	}
+	chosen := first(k, logits, within)
+	sampled = BroadcastToDims(sampled, k, n)
+	found := ConvertDType(ReduceAndKeep(ConvertDType(Equal(chosen, sampled), dtypes.Int32), ReduceMax, 0), dtypes.Bool)
+	last := Equal(ids(k, n), Const(g, int32(k-1)))
+	return Where(And(last, LogicalNot(BroadcastToDims(found, k, n))), sampled, chosen)
+}
+
+// first is the ids of the k greatest values of each column, the greatest first, of equal
+// ones the lower id.
+func first(k int, values, ids *Node) *Node {
+	before := NewClosure(values.Graph(), func(g *Graph) []*Node {
+		parameter := func(name string, of *Node) *Node { return Parameter(g, name, shapes.Make(of.DType())) }
+		x, y := parameter("x", values), parameter("y", values)
+		i, j := parameter("i", ids), parameter("j", ids)
+		return []*Node{Or(GreaterThan(x, y), And(Equal(x, y), LessThan(i, j)))}
+	})
+	const stable = true // a merge, which NaN leads astray but not out of bounds
+	return SliceAxis(SortFunc(before, 0, stable, values, ids)[1], 0, AxisRange(0, k))
+}
+
+// at is the rows ids [m, N] of the columns of x, [m, N].
+func at(x, ids *Node) *Node {
+	return Gather(x, Stack([]*Node{ids, Iota(x.Graph(), ids.Shape(), 1)}, -1))
 }

@@ -92,7 +92,7 @@ func TestInspectedSupport(t *testing.T) {
 		k       int
 		sampled int32
 		ids     []int32
-		chosen  int32
+		chosen  int
 	}{
 		{[]float64{1, 3, 2, 0}, 2, 2, []int32{1, 2}, 1},
 		{[]float64{1, 3, 2, 0}, 2, 0, []int32{1, 0}, 1},
@@ -103,9 +103,9 @@ func TestInspectedSupport(t *testing.T) {
 		{[]float64{0, 7, 0, 7}, 3, 3, []int32{1, 3, 0}, 1},
 		{[]float64{2}, 1, 0, []int32{0}, 0},
 	} {
-		ids, chosen := prediction{logits: test.logits}.support(make([]int32, len(test.logits)), test.k, test.sampled)
-		if !slices.Equal(ids, test.ids) || chosen != test.chosen {
-			t.Errorf("top %d of %v with %d: %v at %d, want %v at %d", test.k, test.logits, test.sampled, ids, chosen, test.ids, test.chosen)
+		ids := likeliest(make([]int32, len(test.logits)), test.logits, test.k, test.sampled)
+		if !slices.Equal(ids, test.ids) || slices.Index(ids, test.sampled) != test.chosen {
+			t.Errorf("top %d of %v with %d: %v, want %v", test.k, test.logits, test.sampled, ids, test.ids)
 		}
 	}
 }
@@ -178,12 +178,14 @@ func TestDivergenceAgreesWithReference(t *testing.T) {
 	}
 }
 
+func TestDivergenceByHand(t *testing.T) { divergenceByHand(t, newTestEngine) }
+
 // A policy whose head is 0 is uniform, so KL(p ‖ now) = Σ p·log(p·K).
-func TestDivergenceByHand(t *testing.T) {
+func divergenceByHand(t *testing.T, newEngine func(testing.TB, Config, Weights) *Engine) {
 	c := tinyModels["untied"]
 	w := tinyWeights(c, 5)
 	clear(w[len(w)-1].Data)
-	e := newTestEngine(t, c, w)
+	e := newEngine(t, c, w)
 	rows := []Row{{[]int32{1}, []int32{2, 3}}, {[]int32{1}, nil}, {[]int32{1}, []int32{4}}}
 	got, err := e.Divergence(context.Background(), rows, []Inspected{
 		{IDs: []int32{2, 0, 7, 3}, Probs: []float32{0.75, 0.25, 1, 0}},
@@ -231,6 +233,7 @@ func TestInspectErrors(t *testing.T) {
 		"missing row":     {divergence(), "divergence: 0 inspected completions for 1 rows"},
 		"no ids":          {divergence(Inspected{}), "row 0: supports of 0 ids"},
 		"ragged ids":      {divergence(Inspected{IDs: []int32{1, 2, 3}, Probs: []float32{1, 1, 1}}), "supports of 3 ids"},
+		"too many ids":    {divergence(Inspected{IDs: make([]int32, 24), Probs: make([]float32, 24)}), "supports of 24 ids"},
 		"ids alone":       {divergence(Inspected{IDs: []int32{1, 2, 3, 4}, Probs: two}), "4 ids and 2 probabilities"},
 		"unknown token":   {divergence(Inspected{IDs: []int32{1, 2, 3, 11}, Probs: four}), "token 11, want 0 to 10"},
 	} {
