@@ -83,15 +83,7 @@ func TestXLADivergenceByHand(t *testing.T) {
 
 // The device chooses as the host does, from vocabularies of one block and of many.
 func TestXLASupport(t *testing.T) {
-	b, err := OpenBackend(pluginOfCPU(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	device, err := b.forEngine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer device.Finalize()
+	b, device := openDevice(t, pluginOfCPU(t))
 	for _, size := range []struct{ vocabulary, k int }{{1, 1}, {2, 1}, {7, 7}, {100, 1}, {100, 3}, {1000, 16}, {1000, 400}} {
 		const n = 40
 		rng := rand.New(rand.NewPCG(uint64(size.vocabulary), uint64(size.k)))
@@ -149,15 +141,7 @@ func TestXLAInspectErrors(t *testing.T) {
 func TestXLAReadsPiecesApart(t *testing.T) {
 	defer func(n int) { readFloats = n }(readFloats)
 	readFloats = 1 // as many pieces as columns
-	b, err := OpenBackend(pluginOfCPU(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	device, err := b.forEngine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer device.Finalize()
+	b, device := openDevice(t, pluginOfCPU(t))
 	d := b.decoder(Config{VocabSize: 3}, false)
 	p, err := newProgram(device, "read", func(in []*graph.Node) []*graph.Node {
 		logprob, entropy := d.read(in[0], in[1], in[2], graph.Const(in[0].Graph(), float32(1)), nil)

@@ -11,18 +11,25 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
+// openDevice opens a device of a backend for the time of a test.
+func openDevice(t *testing.T, spec string) (*Backend, device) {
+	t.Helper()
+	b, err := OpenBackend(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.forEngine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Finalize)
+	return b, d
+}
+
 // What the device draws is what Choose draws, over vocabularies of one block of sums
 // and of many.
 func TestDraw(t *testing.T) {
-	b, err := OpenBackend("go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	device, err := b.forEngine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer device.Finalize()
+	b, device := openDevice(t, "go")
 	for _, vocabulary := range []int{2, 100, 128, 1000} {
 		for _, s := range []Sampling{{Temperature: 0.7, TopP: 1}, {TopP: 1}} {
 			const n = 60
@@ -87,15 +94,7 @@ func TestDraw(t *testing.T) {
 // A row sees as many of the ring's latest steps as it has had tokens, wherever in the
 // ring they are.
 func TestUnseen(t *testing.T) {
-	b, err := OpenBackend("go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	device, err := b.forEngine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer device.Finalize()
+	_, device := openDevice(t, "go")
 	const capacity = 8
 	p, err := newProgram(device, "unseen", func(in []*graph.Node) []*graph.Node { return []*graph.Node{unseen(in[0], in[1], capacity)} })
 	if err != nil {
