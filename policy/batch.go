@@ -95,6 +95,7 @@ type batch struct {
 	groups             []group
 	packed             [][]group // by sequence, of a packed batch; else nil
 	lengths            []int     // of all rows' completions, of a packed batch
+	read               int       // columns that the head reads of a packed batch, padding included
 }
 
 // The floats a batch may hold in memory at a time: 4 bytes each, a few buffers
@@ -155,11 +156,17 @@ func (c Config) cache(b batch) int {
 	return 2 * c.NumHiddenLayers * c.NumKeyValueHeads * c.HeadDim() * b.tokens()
 }
 
-// columns is the number of completion tokens of a batch, padding included.
-func (b batch) columns() int { return b.prompts * b.samples * b.completion }
+// columns is the number of completion tokens of a batch, padding included: those that
+// the head reads.
+func (b batch) columns() int {
+	if b.packed != nil {
+		return b.read
+	}
+	return b.prompts * b.samples * b.completion
+}
 
 // tokens is the number of tokens that a batch computes, padding included.
-func (b batch) tokens() int { return b.prompts*b.prefix + b.columns() }
+func (b batch) tokens() int { return b.prompts * (b.prefix + b.samples*b.completion) }
 
 // batches packs groups of at most samples rows into batches that fit; one
 // group is a batch even if it does not. Groups of like lengths go together,
@@ -198,18 +205,15 @@ func (b batch) each(f func(row, place int)) {
 	}
 }
 
-// eachRow calls f with every row of the batch and its first column among those of
-// the completion stream.
+// eachRow calls f with every row of the batch and its first column among those that
+// the head reads.
 func (b batch) eachRow(f func(row, at int)) {
 	b.each(func(row, place int) { f(row, place*b.completion) })
-	for i, groups := range b.packed {
-		at := i * b.completion
-		for _, g := range groups {
-			at += len(g.prompt) - 1
-			for _, row := range g.rows {
-				f(row, at)
-				at += b.lengths[row]
-			}
+	at := 0
+	for _, g := range slices.Concat(b.packed...) {
+		for _, row := range g.rows {
+			f(row, at)
+			at += b.lengths[row]
 		}
 	}
 }
@@ -218,10 +222,12 @@ func (b batch) eachRow(f func(row, at int)) {
 // attention needs to know of each, [4, sequences, length]: where in its sequence its
 // group begins and the group's prompt ends, where its own stream begins, and its
 // position in the text. A token sees the group's prompt and its own stream, as far
-// as itself; what is padding sees itself.
-func (b batch) packedTokens(completion func(row int) []int32) (tokens, spans []int32) {
-	n := b.columns()
-	tokens, spans = make([]int32, n), make([]int32, 4*n)
+// as itself; what is padding sees itself. columns are the tokens that the head reads,
+// [read], token 0 where there are no more, and places each token's place among them,
+// [sequences·length], read where it is not.
+func (b batch) packedTokens(completion func(row int) []int32) (tokens, spans, columns, places []int32) {
+	n := b.tokens()
+	tokens, spans, places = make([]int32, n), make([]int32, 4*n), slices.Repeat([]int32{int32(b.read)}, n)
 	mark := func(at, begin, shared, own, position int) {
 		for i, x := range []int{begin, shared, own, position} {
 			spans[i*n+at] = int32(x)
@@ -246,6 +252,8 @@ func (b batch) packedTokens(completion func(row int) []int32) (tokens, spans []i
 						tokens[sequence+at] = completion(row)[t-1]
 					}
 					mark(sequence+at, begin, shared, own, shared-begin+t)
+					places[sequence+at] = int32(len(columns))
+					columns = append(columns, int32(sequence+at))
 					at++
 				}
 			}
@@ -254,7 +262,7 @@ func (b batch) packedTokens(completion func(row int) []int32) (tokens, spans []i
 			mark(sequence+at, at, at, at, 0)
 		}
 	}
-	return tokens, spans
+	return tokens, spans, append(columns, make([]int32, b.read-len(columns))...), places
 }
 
 // promptTokens are the tokens of the prompt stream, [prompts, prefix], and the

@@ -573,7 +573,7 @@ func (d decoder) predict(net network, in batchInputs) (h, logits *Node) {
 // hidden is what the head reads, h = norm(x), [D, N].
 func (d decoder) hidden(net network, in batchInputs) *Node {
 	if in.spans != nil {
-		return d.rmsNorm(d.packed(net, in), net.norm)
+		return d.rmsNorm(d.picked(d.packed(net, in), in.columns, in.places), net.norm)
 	}
 	keys, values := d.prompt(net, in.prompts, in.promptCos, in.promptSin, in.bias)
 	dims := in.tokens.Shape().Dimensions
@@ -685,16 +685,17 @@ type batchInputs struct {
 	tokens, targets, cos, sin     *Node // [P, n, T] twice, [dh/2, T] twice
 	temperature                   *Node // scalar
 	bias                          *Node // [P, Tp]; nil: nothing is padded
-	spans                         *Node // of a packed batch, which has no prompts: [4, sequences, T] as batch.packedTokens has them
+	spans, columns, places        *Node // of a packed batch, which has no prompts: as batch.packedTokens has them; its targets are those of columns
 }
 
 // batchInputs reads the inputs in the order of Config.batchTensors and returns what
 // follows them. Where a compiler fuses operations all batches are packed.
 func (d decoder) batchInputs(inputs []*Node, padded bool) (in batchInputs, rest []*Node) {
 	if d.fused {
-		return batchInputs{tokens: inputs[0], targets: inputs[1], spans: inputs[2], cos: inputs[3], sin: inputs[4], temperature: inputs[5]}, inputs[6:]
+		return batchInputs{tokens: inputs[0], targets: inputs[1], spans: inputs[2], columns: inputs[3], places: inputs[4],
+			cos: inputs[5], sin: inputs[6], temperature: inputs[7]}, inputs[8:]
 	}
-	in = batchInputs{inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5], inputs[6], inputs[7], nil, nil}
+	in = batchInputs{inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5], inputs[6], inputs[7], nil, nil, nil, nil}
 	rest = inputs[8:]
 	if padded {
 		in.bias, rest = rest[0], rest[1:]

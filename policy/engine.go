@@ -166,15 +166,17 @@ func (c Config) batchTensors(u *uploads, b batch, temperature float64, row func(
 
 // packedTensors is batchTensors of a packed batch.
 func (c Config) packedTensors(u *uploads, b batch, temperature float64, row func(i int) (prompt, completion []int32)) {
-	tokens, spans := b.packedTokens(func(i int) []int32 { _, completion := row(i); return completion })
-	targets := make([]int32, len(tokens))
+	tokens, spans, columns, places := b.packedTokens(func(i int) []int32 { _, completion := row(i); return completion })
+	targets := make([]int32, len(columns))
 	b.eachRow(func(i, at int) {
 		_, completion := row(i)
 		copy(targets[at:], completion)
 	})
 	put(u, tokens, b.prompts, b.samples, b.completion)
-	put(u, targets, b.prompts, b.samples, b.completion)
+	put(u, targets, len(targets))
 	put(u, spans, 4, b.prompts, b.completion)
+	put(u, columns, len(columns))
+	put(u, places, len(places))
 	cos, sin := c.rope(0, b.completion)
 	put(u, cos, c.HeadDim()/2, b.completion)
 	put(u, sin, c.HeadDim()/2, b.completion)

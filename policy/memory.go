@@ -121,7 +121,7 @@ func (d Demand) Plan() MemoryPlan {
 		if d.Learning.GradientCheckpointing { // one at a time, and what each begins with
 			layers = 1
 		}
-		scores := 4 * c.NumAttentionHeads * b.columns() * b.completion / c.pieces(b) // of one layer
+		scores := 4 * c.NumAttentionHeads * b.tokens() * b.completion / c.pieces(b) // of one layer
 		at.Device.Activations = int64(d.ActivationBytes) * int64(layers*c.activations(b)+c.NumHiddenLayers*c.kept()*b.tokens()+scores)
 		at.Device.Logits = int64(4 * 4 * min(readFloats, c.VocabSize*b.columns()))
 	}

@@ -157,12 +157,19 @@ func (c Config) strips(all []group, lengths []int, budget, devices int) []batch 
 		most = min(most, coarse(ceil(len(best), devices*rounds)))
 	}
 	var list []batch
+	quarters := 1 // of its tokens that the head reads of a batch: one share for all, as a shape is
 	for sequences := range slices.Chunk(best, most) {
 		b := batch{prompts: len(sequences), samples: 1, completion: length, packed: sequences, lengths: lengths}
 		if len(sequences) < most {
 			b.prompts = min(most, coarse(len(sequences)))
 		}
+		read := 0
+		b.eachRow(func(row, _ int) { read += lengths[row] })
+		quarters = max(quarters, ceil(4*read, b.tokens()))
 		list = append(list, b)
+	}
+	for i := range list {
+		list[i].read = ceil(quarters*list[i].tokens(), 4)
 	}
 	return list
 }

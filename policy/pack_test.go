@@ -106,7 +106,7 @@ func TestPackedRows(t *testing.T) {
 // budget and with little padding, and a run meets few shapes of them.
 func TestStrips(t *testing.T) {
 	c := Workloads()["qwen2.5-0.5b"].Config
-	shapes := map[[2]int]bool{}
+	shapes := map[[3]int]bool{}
 	for seed := range uint64(50) {
 		all, lengths := mathLengths(seed, 64, 8)
 		l := DefaultLearning()
@@ -132,13 +132,18 @@ func TestStrips(t *testing.T) {
 					t.Errorf("seed %d: %d tokens in a sequence of %d", seed, n, b.completion)
 				}
 			}
+			next := 0
 			b.eachRow(func(row, at int) {
 				seen[row]++
-				if from := at % b.completion; from+lengths[row] > b.completion {
-					t.Errorf("seed %d: row %d of %d tokens at %d of %d", seed, row, lengths[row], from, b.completion)
+				if at != next {
+					t.Errorf("seed %d: row %d at %d, want %d", seed, row, at, next)
 				}
+				next += lengths[row]
 			})
-			shapes[[2]int{b.prompts, b.completion}] = true
+			if next > b.read || b.read > b.tokens() {
+				t.Errorf("seed %d: %d tokens to read, %d columns of %d", seed, next, b.read, b.tokens())
+			}
+			shapes[[3]int{b.prompts, b.completion, b.read}] = true
 			padded += b.tokens()
 			used += b.used(lengths)
 		}
@@ -162,7 +167,7 @@ func TestStripsOfSeveralDevices(t *testing.T) {
 	c := Workloads()["qwen2.5-0.5b"].Config
 	for _, devices := range []int{2, 4, 8} {
 		for _, budget := range []int{4096, 16384, 1 << 20} {
-			shapes := map[[2]int]bool{}
+			shapes := map[[3]int]bool{}
 			computed, busiest := 0, 0
 			for seed := range uint64(50) {
 				all, lengths := mathLengths(seed, 64, 8)
@@ -177,7 +182,7 @@ func TestStripsOfSeveralDevices(t *testing.T) {
 						}
 						tokens += b.tokens()
 						b.eachRow(func(int, int) { rows++ })
-						shapes[[2]int{b.prompts, b.completion}] = true
+						shapes[[3]int{b.prompts, b.completion, b.read}] = true
 					}
 					computed += tokens
 					most = max(most, tokens)
@@ -198,10 +203,10 @@ func TestStripsOfSeveralDevices(t *testing.T) {
 func TestPackedTokens(t *testing.T) {
 	completions := [][]int32{{10, 11, 12}, {20}, {30, 31}, {}}
 	lengths := []int{3, 1, 2, 0}
-	b := batch{prompts: 2, samples: 1, completion: 12, lengths: lengths, packed: [][]group{
+	b := batch{prompts: 2, samples: 1, completion: 12, read: 8, lengths: lengths, packed: [][]group{
 		{{prompt: []int32{1, 2, 3}, rows: []int{0, 1}}, {prompt: []int32{4}, rows: []int{2, 3}}},
 	}}
-	tokens, spans := b.packedTokens(func(row int) []int32 { return completions[row] })
+	tokens, spans, columns, places := b.packedTokens(func(row int) []int32 { return completions[row] })
 	//               1  2| 3 10 11| 3| 4 30|  padding
 	want := [][]int32{
 		{1, 2, 3, 10, 11, 3, 4, 30, 0, 0, 0, 0},
@@ -217,9 +222,12 @@ func TestPackedTokens(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("tokens, begin, shared, own and position (-want +got):\n%s", diff)
 	}
+	if diff := cmp.Diff([][]int32{{2, 3, 4, 5, 6, 7, 0, 0}, {8, 8, 0, 1, 2, 3, 4, 5, 8, 8, 8, 8}}, [][]int32{columns, places[:12]}); diff != "" {
+		t.Errorf("columns and places (-want +got):\n%s", diff)
+	}
 	at := map[int]int{}
 	b.eachRow(func(row, from int) { at[row] = from })
-	if diff := cmp.Diff(map[int]int{0: 2, 1: 5, 2: 6, 3: 8}, at); diff != "" {
+	if diff := cmp.Diff(map[int]int{0: 0, 1: 3, 2: 4, 3: 6}, at); diff != "" {
 		t.Errorf("first columns (-want +got):\n%s", diff)
 	}
 }
@@ -237,7 +245,7 @@ func BenchmarkPacking(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			var padded, used, real, count int
-			shapes := map[[4]int]bool{}
+			shapes := map[[5]int]bool{}
 			steps := 0
 			for b.Loop() {
 				all, lengths := mathLengths(uint64(steps), 64, 8)
@@ -249,7 +257,7 @@ func BenchmarkPacking(b *testing.B) {
 						padded += m.tokens()
 						used += m.used(lengths)
 						count++
-						shapes[[4]int{m.prompts, m.samples, m.prefix, m.completion}] = true
+						shapes[[5]int{m.prompts, m.samples, m.prefix, m.completion, m.columns()}] = true
 					}
 				}
 				for _, g := range all {

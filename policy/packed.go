@@ -18,7 +18,7 @@ func (c Config) pieces(b batch) int {
 	if b.completion <= attentionLength {
 		return 1
 	}
-	return min(16, b.completion, max(4, c.NumAttentionHeads*b.columns()*b.completion/attentionFloats+1))
+	return min(16, b.completion, max(4, c.NumAttentionHeads*b.tokens()*b.completion/attentionFloats+1))
 }
 
 // packed runs the sequences of a packed batch through all layers and returns the
@@ -32,6 +32,21 @@ func (d decoder) packed(net network, in batchInputs) *Node {
 		// These are kept for the way back, as its gradient needs them. The second mark keeps
 		// GoMLX from taking the gradient off the node that it marks.
 		return d.keep(d.kept(d.attendPacked(d.kept(query), d.kept(key), d.kept(value), sight)))
+	})
+}
+
+// picked are some columns of x, [D, N], and in the gradient their places; see
+// batch.packedTokens. A gradient that adds to places would depend on their order.
+func (d decoder) picked(x, columns, places *Node) *Node {
+	pick := func(x, at *Node) *Node { return transposed(Gather(transposed(x), Reshape(at, -1, 1))) }
+	var adjoint *Node
+	x = IdentityWithCustomGradient(x, func(_, _ *Node) *Node {
+		none := Zeros(adjoint.Graph(), shapes.Make(dtypes.Float32, adjoint.Shape().Dim(0), 1))
+		return pick(Concatenate([]*Node{adjoint, none}, 1), places)
+	})
+	return IdentityWithCustomGradient(pick(x, columns), func(_, v *Node) *Node {
+		adjoint = v
+		return v
 	})
 }
 

@@ -484,7 +484,7 @@ func (s *shard) compute(d *divided, b batch, sum, weights []*tensors.Tensor, l L
 	padded := d.config.batchTensors(u, b, l.Temperature, func(i int) ([]int32, []int32) {
 		return samples[i].Prompt, samples[i].Completion
 	})
-	n := b.prompts * b.samples * b.completion
+	n := b.columns()
 	columns := make([][]float32, 4) // old, reference, advantage, weight
 	for i := range columns {
 		columns[i] = make([]float32, n)
@@ -537,7 +537,7 @@ func (s *shard) compute(d *divided, b batch, sum, weights []*tensors.Tensor, l L
 
 // scaledBeta is beta times the scale of every token of a batch.
 func scaledBeta(b batch, samples []Sample, beta float64) []float32 {
-	column := slices.Repeat([]float32{float32(beta)}, b.prompts*b.samples*b.completion)
+	column := slices.Repeat([]float32{float32(beta)}, b.columns())
 	b.eachRow(func(i, at int) {
 		for t, scale := range samples[i].KLScales {
 			column[at+t] = float32(beta * float64(scale))
