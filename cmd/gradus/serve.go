@@ -24,7 +24,8 @@ import (
 )
 
 func devCommand(t *target) *cobra.Command {
-	return &cobra.Command{
+	var remote activities.Remote
+	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Start the local stack with a worker, and stay up until Ctrl-C",
 		Args:  cobra.NoArgs,
@@ -47,7 +48,8 @@ func devCommand(t *target) *cobra.Command {
 			failures := &zerolog.FilteredLevelWriter{Level: zerolog.ErrorLevel, Writer: zerolog.LevelWriterAdapter{
 				Writer: zerolog.ConsoleWriter{Out: cmd.ErrOrStderr(), NoColor: true},
 			}}
-			w, err := worker.Start(c.client, c.store, worker.Options{Name: "dev", Namespace: t.namespace, Remote: activities.Remote{Client: &openai.Client{Key: os.Getenv(rolloutKey)}}, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
+			remote.Client = &openai.Client{Key: os.Getenv(rolloutKey)}
+			w, err := worker.Start(c.client, c.store, worker.Options{Name: "dev", Namespace: t.namespace, Remote: remote, Log: log.Output(zerolog.MultiLevelWriter(file, failures))})
 			if err != nil {
 				return errors.Join(err, c.Close())
 			}
@@ -58,6 +60,16 @@ func devCommand(t *target) *cobra.Command {
 			return errors.Join(err, c.Close())
 		},
 	}
+	remoteFlags(cmd, &remote)
+	return cmd
+}
+
+// remoteFlags are how a worker deals with servers that draw rollouts.
+func remoteFlags(cmd *cobra.Command, r *activities.Remote) {
+	f := cmd.Flags()
+	f.StringVar(&r.Refresh, "refresh", activities.RefreshGradus, "how servers that draw rollouts get new weights: gradus, sglang, vllm or hook")
+	f.StringVar(&r.Folder, "weights-dir", "", "folder that those servers can read, where policies are written for them")
+	f.StringVar(&r.Hook, "refresh-hook", "", "command that has the server at $GRADUS_ENDPOINT serve $GRADUS_FOLDER, version $GRADUS_VERSION")
 }
 
 // watch waits for the end of ctx or of the stack, or for stages that hang, and tells of a full disk.
@@ -136,9 +148,7 @@ func workerCommand(t *target) *cobra.Command {
 	f.StringVar(&memory, "cache-memory", "2GiB", "policies kept in memory")
 	f.StringVar(&o.CacheDir, "cache-dir", "", "folder that keeps policies; workers of one host may share it (default: none)")
 	f.StringVar(&size, "cache-size", "20GiB", "bound of that folder")
-	f.StringVar(&o.Remote.Refresh, "refresh", activities.RefreshGradus, "how servers that draw rollouts get new weights: gradus, sglang, vllm or hook")
-	f.StringVar(&o.Remote.Folder, "weights-dir", "", "folder that those servers can read, where policies are written for them")
-	f.StringVar(&o.Remote.Hook, "refresh-hook", "", "command that has the server at $GRADUS_ENDPOINT serve $GRADUS_FOLDER, version $GRADUS_VERSION")
+	remoteFlags(cmd, &o.Remote)
 	f.StringVar(&o.Deployment, "deployment", "gradus", "worker deployment of a worker with a build ID")
 	f.StringVar(&o.BuildID, "build-id", "", "version of the worker in its deployment (default: not versioned)")
 	f.StringVar(&o.Versioning, "versioning", "", "what a run does when another version becomes current: pinned stays, auto-upgrade goes over (default: pinned)")
