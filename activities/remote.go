@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,7 +141,12 @@ func (a *Activities) ask(ctx context.Context, plan recipes.Plan, in asked, progr
 	call := openai.Call{
 		Endpoints: p.Endpoints, Chat: p.API == "chat", Concurrency: p.MaxConcurrency, Tries: p.Tries,
 		Timeout: time.Duration(p.Timeout * float64(time.Second)), Version: in.policy.Hash,
-		Refresh: func(ctx context.Context, endpoint string) error { return a.refresh(ctx, endpoint, in.policy, in.model) },
+		Refresh: func(ctx context.Context, endpoint string) error {
+			if err := a.refresh(ctx, endpoint, in.policy, in.model); err != nil {
+				return fmt.Errorf("gradus worker --refresh %s: %w", a.Remote.Refresh, err)
+			}
+			return nil
+		},
 	}
 	err := a.Remote.Client.Ask(ctx, call, requests, func(i int, r openai.Response) error {
 		d, err := r.Read()
@@ -223,7 +229,14 @@ func (a *Activities) refresh(ctx context.Context, endpoint string, ref datasets.
 		if err := r.Client.Post(ctx, endpoint+"/collective_rpc", rpc, nil); err != nil {
 			return err
 		}
-		return r.Client.Post(ctx, endpoint+"/reset_prefix_cache", nil, nil)
+		if err := r.Client.Post(ctx, endpoint+"/reset_prefix_cache", nil, nil); err != nil {
+			return err
+		}
+		err := r.Client.Post(ctx, endpoint+"/update_weight_version", map[string]string{"new_version": ref.Hash}, nil)
+		if refused := new(openai.Refused); errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+			return nil // a version of vLLM that cannot tell its weights' version
+		}
+		return err
 	case RefreshHook:
 		cmd := exec.CommandContext(ctx, "sh", "-c", r.Hook)
 		cmd.Env = append(os.Environ(), "GRADUS_ENDPOINT="+endpoint, "GRADUS_VERSION="+ref.Hash, "GRADUS_FOLDER="+update.ModelPath)
@@ -253,7 +266,7 @@ func (r Remote) folder(version string, model *policy.State) (string, error) {
 		if _, err := os.Stat(path); err == nil {
 			return nil, nil
 		}
-		if err := policy.WriteDir(path, model); err != nil {
+		if err := policy.WriteDir(path, model.ForInference()); err != nil {
 			if _, there := os.Stat(path); there == nil { // another worker was quicker
 				return nil, nil
 			}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,7 +32,7 @@ type Call struct {
 	Chat        bool
 	Concurrency int           // requests at once to each endpoint
 	Timeout     time.Duration // of one request
-	Tries       int           // of one request, before all are given up
+	Tries       int           // of one request, or in a row of every endpoint, before all are given up
 	Version     string        // of the weights that must answer
 	// Refresh has the endpoint serve Version; it is called with no request of this
 	// Client going on there.
@@ -56,7 +58,7 @@ type endpoint struct {
 	// weights is held for reading by requests, and to replace the weights.
 	weights sync.RWMutex
 	version string // known to be served; "" = not known
-	tells   bool   // it can be asked for its version
+	tells   string // where it can be asked for its version; "" = nowhere
 
 	mu      sync.Mutex
 	fails   int       // in a row
@@ -132,8 +134,8 @@ func (c *Client) Ask(ctx context.Context, call Call, requests []Request, done fu
 						continue
 					case errors.As(err, &refused):
 						cancel(err)
-					case it.tries >= call.Tries:
-						cancel(fmt.Errorf("%d tries: %w", it.tries, err))
+					case it.tries >= call.Tries, c.hopeless(call):
+						cancel(fmt.Errorf("%d tries: %w", max(it.tries, call.Tries), err))
 					default:
 						work <- it
 					}
@@ -146,6 +148,16 @@ func (c *Client) Ask(ctx context.Context, call Call, requests []Request, done fu
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+// hopeless reports whether every endpoint has failed as often as may be.
+func (c *Client) hopeless(call Call) bool {
+	return !slices.ContainsFunc(call.Endpoints, func(url string) bool {
+		e := c.endpoint(url)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.fails < call.Tries
+	})
 }
 
 func (c *Client) endpoint(url string) *endpoint {
@@ -186,7 +198,7 @@ func (e *endpoint) enter(ctx context.Context, over <-chan struct{}) bool {
 	}
 }
 
-// leave notes how it went.
+// leave notes how it went. A server that is gone may come back with other weights.
 func (e *endpoint) leave(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -199,6 +211,11 @@ func (e *endpoint) leave(err error) {
 	case errors.As(err, &wait):
 		e.fails, e.again = max(e.fails, 1), time.Now().Add(wait.wait)
 	default:
+		var gone *net.OpError
+		e.stale = e.stale || errors.As(err, &gone) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if e.fails > 0 && time.Now().Before(e.again) { // one of several that failed together
+			return
+		}
 		e.fails++
 		e.again = time.Now().Add(min(firstPause<<min(e.fails-1, 10), maxPause))
 	}
@@ -231,8 +248,8 @@ func (c *Client) complete(ctx context.Context, e *endpoint, call Call, q Request
 	switch {
 	case r.Metadata != nil && r.Metadata.WeightVersion != "":
 		version = r.Metadata.WeightVersion
-	case e.tells:
-		if version, err = c.version(ctx, e.url); err != nil {
+	case e.tells != "":
+		if version, _, err = c.version(ctx, e.url, e.tells); err != nil {
 			return r, err
 		}
 	default:
@@ -282,34 +299,56 @@ func (c *Client) refresh(ctx context.Context, e *endpoint, call Call) error {
 	}
 	e.version = ""
 	e.setStale(false)
-	has, err := c.version(ctx, e.url)
+	has, tells, err := c.version(ctx, e.url, tellers...)
 	if err != nil {
 		return err
 	}
 	if has != call.Version {
 		if err := call.Refresh(ctx, e.url); err != nil {
+			var refused *Refused
+			if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+				return fmt.Errorf("the server cannot be given weights in this way: %w", err)
+			}
 			return fmt.Errorf("%s: refresh: %v", e.url, err) // a refusal, too: the weights may get there
 		}
-		if has, err = c.version(ctx, e.url); err != nil {
+		if has, tells, err = c.version(ctx, e.url, tellers...); err != nil {
 			return err
 		}
 	}
-	if e.tells = has != ""; e.tells && has != call.Version {
+	switch has {
+	case "", unversioned: // nobody tells it the versions of its weights
+		tells = ""
+	case call.Version:
+	default:
 		return fmt.Errorf("%s serves version %s after it was refreshed, want %s", e.url, has, call.Version)
 	}
-	e.version = call.Version
+	e.version, e.tells = call.Version, tells
 	return nil
 }
 
-// version is that of the weights which a server says it has, "" if it cannot say.
-func (c *Client) version(ctx context.Context, url string) (string, error) {
-	var info ModelInfo
-	err := c.call(ctx, http.MethodGet, url+"/get_model_info", nil, &info)
-	var refused *Refused
-	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		return "", nil
+// tellers are where servers tell the version of their weights: SGLang and gradus serve,
+// and vLLM.
+var tellers = []string{"/get_model_info", "/weight_info"}
+
+// unversioned is what SGLang and vLLM call weights that were given no version.
+const unversioned = "default"
+
+// version is that of the weights which a server says it has, and where it says so; ""
+// if it cannot say.
+func (c *Client) version(ctx context.Context, url string, paths ...string) (version, path string, err error) {
+	for _, path := range paths {
+		var info ModelInfo
+		err := c.call(ctx, http.MethodGet, url+path, nil, &info)
+		var refused *Refused
+		switch {
+		case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
+		case err != nil:
+			return "", "", err
+		case info.WeightVersion != "":
+			return info.WeightVersion, path, nil
+		}
 	}
-	return info.WeightVersion, err
+	return "", "", nil
 }
 
 // Post sends a JSON body, and reads a JSON answer into out unless it is nil.

@@ -3,12 +3,14 @@ package openai_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -174,6 +176,84 @@ func TestAskThroughFaults(t *testing.T) {
 	}
 }
 
+// A server that begins anew, with its first weights, is given the right ones again: if it
+// tells its version as vLLM does at once, else if it was seen to go.
+func TestAskAfterRestart(t *testing.T) {
+	const n = 8
+	handler, refs := good(t)
+	c := &openai.Client{}
+	want, err := ask(t, c, call(refs[1], c, address(t, handler)), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tells := range []bool{true, false} {
+		t.Run(strconv.FormatBool(tells), func(t *testing.T) {
+			var mu sync.Mutex
+			var inner http.Handler
+			version, cut, cuts := "", 0, 0
+			restart := func() {
+				mu.Lock()
+				defer mu.Unlock()
+				if !tells && version != "" {
+					cut = 4 // all that is asked at a time
+				}
+				version = "default"
+				inner, _ = good(t)
+			}
+			restart()
+			url := address(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case r.URL.Path == "/weight_info" && tells:
+					_ = json.NewEncoder(w).Encode(openai.ModelInfo{WeightVersion: version})
+				case r.Method == http.MethodGet:
+					http.NotFound(w, r)
+				case cut > 0:
+					cut--
+					cuts++
+					panic(http.ErrAbortHandler)
+				default:
+					rec := httptest.NewRecorder()
+					inner.ServeHTTP(rec, r)
+					w.WriteHeader(rec.Code)
+					_, _ = w.Write(bytes.Replace(rec.Body.Bytes(), []byte(`"weight_version"`), []byte(`"other"`), 1))
+				}
+			}))
+			how := call(refs[1], c, url)
+			refresh, refreshed := how.Refresh, 0
+			how.Refresh = func(ctx context.Context, endpoint string) error {
+				if err := refresh(ctx, endpoint); err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				refreshed++
+				version = refs[1].Hash
+				return nil
+			}
+			for life := 1; life <= 2; life++ {
+				for range 2 {
+					got, err := ask(t, c, how, n)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if d := cmp.Diff(want, got); d != "" {
+						t.Errorf("life %d: %s", life, d)
+					}
+				}
+				if refreshed != life {
+					t.Errorf("life %d: refreshed %d times", life, refreshed)
+				}
+				restart()
+			}
+			if (cuts == 0) != tells {
+				t.Errorf("%d answers were cut off", cuts)
+			}
+		})
+	}
+}
+
 // What no other try mends ends the whole; so does an endpoint that never gets well.
 func TestAskGivesUp(t *testing.T) {
 	handler, refs := good(t)
@@ -187,7 +267,14 @@ func TestAskGivesUp(t *testing.T) {
 	}
 	how = call(refs[0], c, "http://127.0.0.1:1")
 	how.Tries = 2
-	if err := c.Ask(t.Context(), how, requests(1), nil); err == nil || !strings.Contains(err.Error(), strconv.Itoa(how.Tries)+" tries") {
-		t.Errorf("nobody there: %v", err)
+	for range 2 { // and of many requests no more
+		if err := c.Ask(t.Context(), how, requests(50), nil); err == nil || !strings.Contains(err.Error(), strconv.Itoa(how.Tries)+" tries") {
+			t.Errorf("nobody there: %v", err)
+		}
+	}
+	// A server of another kind, as vLLM is not given weights as gradus serve is.
+	how = call(refs[1], c, address(t, http.NotFoundHandler()))
+	if err := c.Ask(t.Context(), how, requests(1), nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "cannot be given weights in this way") {
+		t.Errorf("another kind of server: %v", err)
 	}
 }

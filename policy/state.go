@@ -49,6 +49,15 @@ func (s *State) HeadMoments() (first, second []float32) {
 	return s.Moments1[head].Data, s.Moments2[head].Data
 }
 
+// ForInference is the policy alone, its adapter merged and its optimizer left out: what
+// other programs serve. vLLM and SGLang take every safetensors file of a folder for
+// weights.
+func (s State) ForInference() *State {
+	s.Merge()
+	s.Moments1, s.Moments2, s.Step = nil, nil, 0
+	return &s
+}
+
 // The files of a checkpoint: the Hugging Face layout, and the optimizer.
 const (
 	ConfigFile          = "config.json"

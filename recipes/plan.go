@@ -104,7 +104,7 @@ type Rollout struct {
 	Model          string   `json:"model"`           // name of the model in requests; "" leaves it to the server
 	MaxConcurrency int      `json:"max_concurrency"` // requests at once, per endpoint and rollout shard
 	Timeout        float64  `json:"timeout"`         // seconds of one request
-	Tries          int      `json:"tries"`           // of one request, on whatever endpoint, before the shard is tried anew
+	Tries          int      `json:"tries"`           // of one request, on whatever endpoint, or in a row of all endpoints, before the shard is tried anew
 }
 
 func (r Rollout) validate() error {

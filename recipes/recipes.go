@@ -130,7 +130,7 @@ func baseline() Plan {
 		Reuse: true,
 
 		ImportanceSamplingCap: 2, ImportanceSamplingMode: policy.TokenTruncate, ImportanceSamplingCorrection: true,
-		Rollout: Rollout{Endpoints: []string{}, API: "completions", MaxConcurrency: 16, Timeout: 300, Tries: 8},
+		Rollout: Rollout{Endpoints: []string{}, API: "completions", MaxConcurrency: 16, Timeout: 300, Tries: 12},
 
 		HeartbeatTimeout: 10,
 	}

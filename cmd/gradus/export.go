@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -25,7 +26,7 @@ type exportOptions struct {
 	out, format, where, run, difficulty string
 	columns                             []string
 	step                                int
-	all                                 bool
+	all, metrics                        bool
 	layout                              exchange.Options
 }
 
@@ -36,7 +37,8 @@ func exportCommand(t *target) *cobra.Command {
 		Short: "Write a table, or a run's completions, for other tools",
 		Long: `Write a table of the store to a file: JSON lines (.jsonl, also .gz and .zst), Parquet, Arrow or CSV, by the file's ending.
 --format trl and --format verl lay a problem set out as these trainers read it. With --run it is the completions that a run
-learnt from, of all steps or one, with rewards, advantages, token masks and log-probabilities.`,
+learnt from, of all steps or one, with rewards, advantages, token masks and log-probabilities; or with --metrics the run's
+curves, a row a step.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: t.withStore(func(ctx context.Context, s datasets.Store, cmd *cobra.Command, args []string) error {
 			if (len(args) == 1) == (o.run != "") {
@@ -50,6 +52,8 @@ learnt from, of all steps or one, with rewards, advantages, token masks and log-
 			var err error
 			if o.run != "" {
 				err = e.run(ctx, s, cmd.Flags().Changed("step"))
+			} else if o.metrics {
+				err = errors.New("--metrics are a run's: name it by --run")
 			} else {
 				err = e.table(ctx, s, args[0])
 			}
@@ -71,6 +75,7 @@ learnt from, of all steps or one, with rewards, advantages, token masks and log-
 	f.StringVar(&o.run, "run", "", "run whose completions to export")
 	f.IntVar(&o.step, "step", 0, "step of the run, from 1 (default: all)")
 	f.BoolVar(&o.all, "all", false, "with --run: also the completions that were not trained on")
+	f.BoolVar(&o.metrics, "metrics", false, "with --run: the metrics of its steps, a column each")
 	f.StringVar(&o.difficulty, "difficulty", "", "table of pass rates by problem (a difficulty map, or a run's curriculum state) for the columns pass_rate, difficulty and weight")
 	f.BoolVar(&o.layout.Plain, "plain", false, "for trl: prompts and completions as texts instead of chats")
 	f.StringVar(&o.layout.Split, "split", "", "only this split, of a set that was split; of another one, the name that verl is told (default there: train)")
@@ -141,6 +146,9 @@ func (e *exporter) run(ctx context.Context, s datasets.Store, one bool) error {
 		}
 		steps = []int{e.options.step - 1}
 	}
+	if e.options.metrics {
+		return e.metrics(ctx, r, steps)
+	}
 	sources, err := r.Sources(ctx)
 	if err != nil {
 		return err
@@ -173,6 +181,47 @@ func (e *exporter) run(ctx context.Context, s datasets.Store, one bool) error {
 		}
 	}
 	return nil
+}
+
+// metrics writes a row a step, null in the column of a metric that the step has not.
+func (e *exporter) metrics(ctx context.Context, r *ledger.Run, steps []int) error {
+	names := map[string]bool{}
+	found := make([]map[string]float64, len(steps))
+	for i, step := range steps {
+		record, err := r.Record(ctx, step)
+		if err != nil {
+			return err
+		}
+		if found[i], err = r.Metrics(ctx, record); err != nil {
+			return err
+		}
+		for name := range found[i] {
+			names[name] = true
+		}
+	}
+	fields := []arrow.Field{{Name: datasets.Step.Name, Type: arrow.PrimitiveTypes.Int32}}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		fields = append(fields, arrow.Field{Name: name, Type: arrow.PrimitiveTypes.Float64, Nullable: true})
+	}
+	b := array.NewRecordBuilder(memory.DefaultAllocator, arrow.NewSchema(fields, nil))
+	defer b.Release()
+	for i, step := range steps {
+		if len(found[i]) == 0 { // it waits for a full batch
+			continue
+		}
+		b.Field(0).(*array.Int32Builder).Append(int32(step) + 1)
+		for j, f := range fields[1:] {
+			column := b.Field(1 + j).(*array.Float64Builder)
+			if x, ok := found[i][f.Name]; ok {
+				column.Append(x)
+			} else {
+				column.AppendNull()
+			}
+		}
+	}
+	rec := b.NewRecord()
+	defer rec.Release()
+	return e.add(rec)
 }
 
 // add filters a batch, takes the columns wanted and writes it.

@@ -15,7 +15,7 @@ import (
 func policyCommand(t *target) *cobra.Command {
 	cmd := family("policy", "Bring policies into the store and out of it")
 	var format policy.Format
-	adapter := false
+	adapter, optimizer := false, false
 	export := &cobra.Command{
 		Use:   "export REF FOLDER",
 		Short: "Write a policy as a Hugging Face folder, LoRA adapters merged",
@@ -33,11 +33,16 @@ func policyCommand(t *target) *cobra.Command {
 				return policy.WriteAdapter(args[1], state)
 			}
 			state.Merge()
+			if !optimizer {
+				state = state.ForInference()
+			}
 			return policy.WriteDirAs(args[1], state, format)
 		}),
 	}
 	export.Flags().StringVar((*string)(&format.DType), "dtype", string(policy.Float32), "of the weights: float32 or bfloat16")
 	export.Flags().BoolVar(&adapter, "adapter", false, "write the LoRA adapter alone, in PEFT's layout")
+	export.Flags().BoolVar(&optimizer, "optimizer", false, "with the optimizer's state, which an import goes on with (vLLM and SGLang cannot load such a folder)")
+	export.MarkFlagsMutuallyExclusive("adapter", "optimizer")
 	cmd.AddCommand(export, &cobra.Command{
 		Use:   "import FOLDER",
 		Short: "Read a Hugging Face folder into the store and print its Ref",
