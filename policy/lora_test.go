@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -155,6 +156,15 @@ func TestAdapterLearnsAndIsStored(t *testing.T) {
 	}
 	if diff := cmp.Diff(after.Adapter.merged(after.Config, base), model.Weights); diff != "" || model.Adapter != nil {
 		t.Errorf("the model to generate with is not merged:\n%s", diff)
+	}
+	for what, s := range map[string]*State{"model": model, "state": loaded} {
+		path := filepath.Join(t.TempDir(), "served")
+		if err := WriteDir(path, s.ForInference()); err != nil {
+			t.Fatal(err)
+		}
+		if files, err := filepath.Glob(filepath.Join(path, "*.safetensors")); err != nil || len(files) != 1 {
+			t.Errorf("%s: tensors for a server are in %v, %v", what, files, err)
+		}
 	}
 
 	resumed := newTestTrainer(t, loaded)

@@ -116,6 +116,11 @@ func TestLedger(t *testing.T) {
 		if n := strings.Count(rollouts, "\n"); n == 0 || n != strings.Count(rollouts, `{"step":2,"kept":true,"advantage":`) {
 			t.Errorf("step 2:\n%s", rollouts)
 		}
+		curves := do.says("3 rows", "data", "export", "--run", "ledger", "--metrics", "-o", "-", "--columns", "step,completions,kept")
+		if !strings.HasPrefix(curves, `{"step":1,"completions":`) || strings.Count(curves, `,"kept":`) != 3 {
+			t.Errorf("metrics:\n%s", curves)
+		}
+		do.refuses("name it by --run", "data", "export", "ledger-sums", "--metrics", "-o", "-")
 		for format, want := range map[string][]string{
 			"trl":  {"prompt", "completion", "prompt_ids", "completion_ids", "completion_mask", "advantages", "sampling_per_token_logps"},
 			"verl": {"data_source", "prompt", "ability", "reward_model", "extra_info", "responses", "response_mask", "rollout_log_probs", "advantages"},

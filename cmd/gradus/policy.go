@@ -25,15 +25,19 @@ func policyCommand(t *target) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			state, err := policy.LoadState(ctx, s, ref)
-			if err != nil {
+			load := policy.LoadModel
+			if adapter || optimizer {
+				load = policy.LoadState
+			}
+			state, err := load(ctx, s, ref)
+			switch {
+			case err != nil:
 				return fmt.Errorf("policy %s: %w", ref, err)
-			}
-			if adapter {
+			case adapter:
 				return policy.WriteAdapter(args[1], state)
-			}
-			state.Merge()
-			if !optimizer {
+			case optimizer:
+				state.Merge()
+			default:
 				state = state.ForInference()
 			}
 			return policy.WriteDirAs(args[1], state, format)
