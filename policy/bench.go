@@ -57,7 +57,10 @@ func Bench(ctx context.Context, b *Backend, w Workload, rounds int) (Figures, er
 		if err != nil {
 			return best, err
 		}
-		sample, err := seconds(func() error { return w.sample(ctx, engines, uint64(round)) })
+		sample, err := seconds(func() error {
+			_, err := w.sample(ctx, engines, w.rows(uint64(round)))
+			return err
+		})
 		if err != nil {
 			return best, err
 		}
@@ -137,8 +140,8 @@ func (w Workload) engines(b *Backend, n int) (engines []*Engine, release func(),
 }
 
 // sample generates a batch, its rows shared out among the engines.
-func (w Workload) sample(ctx context.Context, engines []*Engine, seed uint64) error {
-	rows := w.rows(seed)
+func (w Workload) sample(ctx context.Context, engines []*Engine, rows []Prompt) ([]Completion, error) {
+	drawn := make([][]Completion, len(engines))
 	size := (w.Prompts + len(engines) - 1) / len(engines) * w.Samples
 	work, ctx := errgroup.WithContext(ctx)
 	for i, part := range slices.Collect(slices.Chunk(rows, size)) {
@@ -147,8 +150,10 @@ func (w Workload) sample(ctx context.Context, engines []*Engine, seed uint64) er
 			if err == nil && len(completions[0].IDs) != w.CompletionLength {
 				err = fmt.Errorf("completion of %d tokens, want %d", len(completions[0].IDs), w.CompletionLength)
 			}
+			drawn[i] = completions
 			return err
 		})
 	}
-	return work.Wait()
+	err := work.Wait()
+	return slices.Concat(drawn...), err
 }

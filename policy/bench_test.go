@@ -47,11 +47,11 @@ func BenchmarkGenerate(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer release()
-			if err := w.sample(context.Background(), engines, 0); err != nil {
+			if _, err := w.sample(context.Background(), engines, w.rows(0)); err != nil {
 				b.Fatal(err)
 			}
 			for b.Loop() {
-				if err := w.sample(context.Background(), engines, 1); err != nil {
+				if _, err := w.sample(context.Background(), engines, w.rows(1)); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -22,21 +22,25 @@ type Measured struct {
 	Repeatable bool    `json:"repeatable"`                 // two updates of one state gave the same bits
 }
 
-// Measure is Bench with one engine and one shard, as a device of its own has
-// them, and with what sampler and trainer think of the same tokens. Rows are
+// Measure is Bench with an engine for each shard of l, or one where a device has memory
+// of its own, and with what sampler and trainer think of the same tokens. Rows are
 // drawn by the sampler at temperature 1; every round is an update of them as l has it.
 func Measure(ctx context.Context, b *Backend, w Workload, rounds int, l Learning) (Measured, error) {
 	m := Measured{Backend: b.String(), Parameters: w.Config.Parameters()}
-	engines, release, err := w.engines(b, 1)
+	n := l.Shards
+	if b.fused {
+		n = 1
+	}
+	engines, release, err := w.engines(b, n)
 	if err != nil {
 		return m, err
 	}
 	defer func() { release() }()
-	engine, rows := engines[0], w.rows(1)
+	rows := w.rows(1)
 	var drawn []Completion
 	for round := range rounds + 1 {
 		took, err := seconds(func() (err error) {
-			drawn, err = engine.Generate(ctx, rows, Sampling{Temperature: 1, TopP: 1, MaxCompletionLength: w.CompletionLength}, nil)
+			drawn, err = w.sample(ctx, engines, rows)
 			return err
 		})
 		if err != nil {
@@ -57,7 +61,7 @@ func Measure(ctx context.Context, b *Backend, w Workload, rounds int, l Learning
 			samples[i].Advantages = append(samples[i].Advantages, float32(rng.NormFloat64()))
 		}
 	}
-	judged, err := engine.Score(ctx, scored, 1)
+	judged, err := engines[0].Score(ctx, scored, 1)
 	if err != nil {
 		return m, err
 	}

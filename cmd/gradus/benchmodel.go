@@ -18,7 +18,6 @@ func modelBenchCommand() *cobra.Command {
 	var backend string
 	var rounds int
 	l := policy.DefaultLearning()
-	l.Shards = 1
 	var w policy.Workload
 	c := &cobra.Command{
 		Use:   "model SHAPE",
