@@ -93,9 +93,9 @@ func Habits() []Habit {
 		},
 		{
 			Name:   "svamp",
-			Doc:    "Body, Question and Answer, as in SVAMP",
+			Doc:    "Body, Question and Answer, as in SVAMP; its Equation is the solution",
 			Keys:   []string{"Body", "Question", "Answer"},
-			Fields: [][2]string{{"Body", "prompt"}, {"Question", "prompt"}, {"Answer", "answer"}},
+			Fields: [][2]string{{"Body", "prompt"}, {"Question", "prompt"}, {"Answer", "answer"}, {"Equation", "solution"}},
 			read:   readSVAMP,
 		},
 	}
@@ -281,7 +281,11 @@ func readGSM8K(r row) (p problem, err error) {
 	return p, nil
 }
 
-// readSVAMP joins the story and the question; some stories lack their full stop.
+// wholeNumber is a number as SVAMP's equations have it.
+var wholeNumber = regexp.MustCompile(`\b(\d+)\.0\b`)
+
+// readSVAMP joins the story and the question; some stories lack their full stop. The
+// equation "( 290.0 / 2.0 )" is the solution "290 / 2 = 145".
 func readSVAMP(r row) (p problem, err error) {
 	body, err := r.text("Body")
 	if err != nil {
@@ -296,8 +300,20 @@ func readSVAMP(r row) (p problem, err error) {
 		body += "."
 	}
 	p.prompt = body + " " + strings.TrimSpace(question)
-	p.answer, err = r.text("Answer")
-	return p, err
+	if p.answer, err = r.text("Answer"); err != nil {
+		return p, err
+	}
+	equation, err := r.optional("Equation")
+	if err != nil || equation == "" {
+		return p, err
+	}
+	equation = wholeNumber.ReplaceAllString(equation, "$1")
+	if strings.HasPrefix(equation, "( ") && strings.HasSuffix(equation, " )") { // one operation, or more of them
+		equation = equation[2 : len(equation)-2]
+	}
+	equation = strings.NewReplacer("( ", "(", " )", ")").Replace(equation)
+	p.solution = equation + " = " + p.answer
+	return p, nil
 }
 
 // fieldError is what is wrong with one field of a row.
