@@ -144,7 +144,7 @@ func TestXLAReadsPiecesApart(t *testing.T) {
 	b, device := openDevice(t, pluginOfCPU(t))
 	d := b.decoder(Config{VocabSize: 3}, false)
 	p, err := newProgram(device, "read", func(in []*graph.Node) []*graph.Node {
-		logprob, entropy := d.read(in[0], in[1], in[2], graph.Const(in[0].Graph(), float32(1)), nil)
+		logprob, entropy := d.read(in[0], in[1], in[2], nil)
 		return []*graph.Node{logprob, entropy}
 	})
 	if err != nil {

@@ -207,10 +207,13 @@ func (d decoder) embed(embedding, tokens *Node) *Node {
 }
 
 // oneHot is [V, N] with a 1 where the row is the token of the column.
-func (d decoder) oneHot(tokens *Node) *Node {
+func (d decoder) oneHot(tokens *Node) *Node { return ConvertDType(d.isToken(tokens), dtypes.Float32) }
+
+// isToken is oneHot as a condition.
+func (d decoder) isToken(tokens *Node) *Node {
 	n := tokens.Shape().Size()
 	ids := Iota(tokens.Graph(), shapes.Make(dtypes.Int32, d.VocabSize, n), 0)
-	return ConvertDType(Equal(ids, BroadcastToDims(Reshape(tokens, 1, n), d.VocabSize, n)), dtypes.Float32)
+	return Equal(ids, BroadcastToDims(Reshape(tokens, 1, n), d.VocabSize, n))
 }
 
 // attentionInputs is the first part of a layer: normalisation, projections and
@@ -557,7 +560,7 @@ func (d decoder) kept(x *Node) *Node {
 // computed from scratch.
 func (d decoder) forward(net network, in batchInputs) (logprob, entropy *Node) {
 	if d.fused {
-		return d.read(net.head, d.hidden(net, in), in.targets, in.temperature, nil)
+		return d.read(net.head, Div(d.hidden(net, in), in.temperature), in.targets, nil)
 	}
 	_, logits := d.predict(net, in)
 	return d.statistics(logits, in.targets)
@@ -593,15 +596,15 @@ func (d decoder) hidden(net network, in batchInputs) *Node {
 // readFloats bounds the logits that read holds at a time; tests lower it.
 var readFloats = 64 << 20
 
-// read is statistics of the logits head·h / temperature without holding them for
+// read is statistics of the logits head·h without holding them for
 // all columns: a piece of the columns is read after the other, and once more on
 // the way back. With p = softmax(z) of a column, and its adjoint a,
 //
-//	∂logprob/∂z = onehot − p,   dh = headᵀ·(onehot − p)·a/T,   dhead = (onehot − p)·a/T·hᵀ
+//	∂logprob/∂z = onehot − p,   dh = headᵀ·(onehot − p)·a,   dhead = (onehot − p)·a·hᵀ
 //
 // visit, if any, is given the logits of each piece on the way there, [V, columns], and
 // returns what it made of them.
-func (d decoder) read(head, h, targets, temperature *Node, visit func(logits *Node, columns SliceAxisSpec) *Node) (logprob, entropy *Node) {
+func (d decoder) read(head, h, targets *Node, visit func(logits *Node, columns SliceAxisSpec) *Node) (logprob, entropy *Node) {
 	n := h.Shape().Dim(1)
 	step := max(1, min(n, readFloats/d.VocabSize))
 	targets = Reshape(targets, n)
@@ -611,7 +614,7 @@ func (d decoder) read(head, h, targets, temperature *Node, visit func(logits *No
 	}
 	var pieces []piece
 	logits := func(head, h *Node, p piece) *Node {
-		return Div(d.dot(head, SliceAxis(h, 1, AxisRange(p.from, p.to))), temperature)
+		return d.dot(head, SliceAxis(h, 1, AxisRange(p.from, p.to)))
 	}
 	// logits less their greatest, their exponentials and the log of the sum of these.
 	look := func(logits *Node) (z, e, logSum *Node) {
@@ -644,14 +647,16 @@ func (d decoder) read(head, h, targets, temperature *Node, visit func(logits *No
 	var adjoint, byHead *Node
 	left := IdentityWithCustomGradient(head, func(_, _ *Node) *Node { return byHead })
 	right := IdentityWithCustomGradient(h, func(x, _ *Node) *Node {
-		// Without a barrier the logits of the way there would be kept for the way back.
-		again := OptimizationBarrier(x)
 		var parts []*Node
+		last := []*Node{adjoint} // else the logits of the way there would be kept for the way back
 		for _, p := range pieces {
+			again := after(x, last...)
 			z, _, _ := look(logits(still, again, p))
 			columns := AxisRange(p.from, p.to)
-			a := Div(SliceAxis(adjoint, 1, columns), temperature)
-			dz := Mul(Sub(d.oneHot(SliceAxis(targets, 0, columns)), Exp(Sub(z, p.logSum))), a)
+			chance := Exp(Sub(z, p.logSum))
+			// Not onehot − p: the ones of all pieces would be made beforehand.
+			dz := Where(d.isToken(SliceAxis(targets, 0, columns)), OneMinus(chance), Neg(chance))
+			dz = Mul(dz, SliceAxis(adjoint, 1, columns))
 			part := d.dotT(dz, SliceAxis(again, 1, columns))
 			if byHead == nil {
 				byHead = part
@@ -659,6 +664,7 @@ func (d decoder) read(head, h, targets, temperature *Node, visit func(logits *No
 				byHead = Add(byHead, part)
 			}
 			parts = append(parts, d.dot(transposed(still), dz))
+			last = []*Node{part, parts[len(parts)-1]}
 		}
 		return Concatenate(parts, 1)
 	})

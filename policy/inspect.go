@@ -334,17 +334,16 @@ func (e *Engine) buildInspect(padded bool) func([]*Node) []*Node {
 // rows have the same logits to the bit in Inspect and in Divergence: a compiler may round
 // otherwise in another graph.
 func (d decoder) inspect(net network, in batchInputs, given *Node) []*Node {
-	h := d.hidden(net, in)
+	h := Div(d.hidden(net, in), in.temperature)
 	targets := Reshape(in.targets, 1, -1)
 	var supports, values []*Node
-	logprob, entropy := d.read(net.head, h, in.targets, in.temperature, func(logits *Node, columns SliceAxisSpec) *Node {
+	logprob, entropy := d.read(net.head, h, in.targets, func(logits *Node, columns SliceAxisSpec) *Node {
 		ids := SliceAxis(given, 1, columns)
 		ids = Where(LessThan(ids, ZerosLike(ids)), d.support(logits, SliceAxis(targets, 1, columns), ids.Shape().Dim(0)), ids)
 		chosen := at(logits, ids)
 		supports, values = append(supports, ids), append(values, chosen)
 		return chosen
 	})
-	h = Div(h, in.temperature)
 	return []*Node{logprob, entropy, Concatenate(supports, 1), Concatenate(values, 1), ReduceAndKeep(Mul(h, h), ReduceSum, 0), h}
 }
 
