@@ -327,8 +327,8 @@ func (c *Client) refresh(ctx context.Context, e *endpoint, call Call) error {
 }
 
 // tellers are where servers tell the version of their weights: SGLang and gradus serve,
-// and vLLM.
-var tellers = []string{"/get_model_info", "/weight_info"}
+// older versions of SGLang, and vLLM.
+var tellers = []string{"/model_info", "/get_model_info", "/weight_info"}
 
 // unversioned is what SGLang and vLLM call weights that were given no version.
 const unversioned = "default"

@@ -349,7 +349,7 @@ type Models struct {
 	Data   []Model `json:"data"`
 }
 
-// ModelInfo is the answer of SGLang's /get_model_info.
+// ModelInfo is the answer of SGLang's /model_info and of vLLM's /weight_info.
 type ModelInfo struct {
 	ModelPath     string `json:"model_path"`
 	TokenizerPath string `json:"tokenizer_path"`

@@ -157,8 +157,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/chat/completions", s.guarded(func(w http.ResponseWriter, r *http.Request) { s.complete(w, r, true) }))
 	mux.HandleFunc("GET /v1/models", s.guarded(s.models))
 	mux.HandleFunc("GET /v1/models/{model}", s.guarded(s.models))
-	mux.HandleFunc("GET /get_model_info", s.guarded(s.info))
 	mux.HandleFunc("GET /model_info", s.guarded(s.info))
+	mux.HandleFunc("GET /get_model_info", s.guarded(s.info)) // as older versions of SGLang have it
 	mux.HandleFunc("POST /update_weights_from_disk", s.guarded(s.updateWeights))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &openai.Error{Status: http.StatusNotFound, Type: "invalid_request_error", Message: "there is no " + r.Method + " " + r.URL.Path})

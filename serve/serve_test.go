@@ -164,7 +164,7 @@ func TestUpdateWeights(t *testing.T) {
 	if r := complete(t, url, ask); !cmp.Equal(logprobs(before), logprobs(r)) || r.Metadata.WeightVersion != "mine" {
 		t.Errorf("from a folder: %+v", r)
 	}
-	if _, raw := call(t, url+"/get_model_info", ""); !strings.Contains(raw, `"weight_version":"mine"`) {
+	if _, raw := call(t, url+"/model_info", ""); !strings.Contains(raw, `"weight_version":"mine"`) {
 		t.Error(raw)
 	}
 	if _, raw := call(t, url+"/v1/models", ""); !strings.Contains(raw, `"weight_version":"mine"`) {
