@@ -45,30 +45,25 @@ type Backend struct {
 // run independent ones in parallel, can hang: operations that wait for workers
 // hold the slots those workers need.
 func OpenBackend(spec string) (*Backend, error) {
+	if err := CheckBackend(spec); err != nil {
+		return nil, fmt.Errorf("open %w", err)
+	}
 	name, options, _ := strings.Cut(spec, ":")
 	b := &Backend{spec: spec, devices: 1}
 	switch name {
 	case "", "go":
 		b.spec = "go"
-		if options != "" {
-			return nil, fmt.Errorf("open backend %q: the go backend takes no options", spec)
-		}
 		b.start = func() (compute.Backend, error) { return gobackend.New("ops_sequential,creation_order") }
 		b.fenced = true
 	case "onnx":
 		b.start = func() (compute.Backend, error) { return openONNX(options) }
 	case "xla":
-		var err error
-		if b.devices, err = Devices(spec); err != nil {
-			return nil, fmt.Errorf("open backend %q: %w", spec, err)
-		}
+		b.devices, _ = Devices(spec) // checked
 		list := strings.Split(options, ",")
 		b.half = slices.Contains(list, "bf16")
 		options = strings.Join(slices.DeleteFunc(list, func(o string) bool { return o == "bf16" || strings.HasPrefix(o, devicesOption) }), ",")
 		b.start = func() (compute.Backend, error) { return openXLA(options) }
 		b.fused = true
-	default:
-		return nil, fmt.Errorf("open backend %q: want go, onnx or xla", spec)
 	}
 	probe, err := b.start()
 	if err != nil {
@@ -80,6 +75,35 @@ func OpenBackend(spec string) (*Backend, error) {
 	}
 	return b, nil
 }
+
+// CheckBackend reports what is wrong with a specification of a backend, on whatever
+// machine it will be opened.
+func CheckBackend(spec string) error {
+	name, options, _ := strings.Cut(spec, ":")
+	switch name {
+	case "", "go":
+		if options != "" {
+			return fmt.Errorf("backend %q: the go backend takes no options", spec)
+		}
+	case "onnx":
+	case "xla":
+		if _, err := Devices(spec); err != nil {
+			return fmt.Errorf("backend %q: %w", spec, err)
+		}
+		for i, option := range strings.Split(options, ",") {
+			key, _, _ := strings.Cut(option, "=")
+			if i > 0 && !slices.Contains(xlaOptions, strings.TrimPrefix(key, "no")) {
+				return fmt.Errorf("backend %q: unknown option %q; there are %s", spec, option, strings.Join(xlaOptions, ", "))
+			}
+		}
+	default:
+		return fmt.Errorf("backend %q: want go, onnx or xla, such as xla:cuda", spec)
+	}
+	return nil
+}
+
+// xlaOptions are ours and then GoMLX's.
+var xlaOptions = []string{"bf16", "deterministic", "devices", "tf32", "preallocate", "memory_fraction", "allocator", "visible_devices", "shared_buffers", "use_tfrt_gpu_client"}
 
 const devicesOption = "devices="
 

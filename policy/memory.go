@@ -56,6 +56,9 @@ type Places struct {
 	Host   Memory `json:"host"`
 }
 
+// maxRows bounds what Plan counts row by row.
+const maxRows = 1 << 20
+
 // Validate names the first number that is out of range.
 func (d Demand) Validate() error {
 	if err := d.Config.Validate(); err != nil {
@@ -65,12 +68,15 @@ func (d Demand) Validate() error {
 		name  string
 		value int
 	}{
-		{"prompts", d.Prompts}, {"samples per prompt", d.Samples}, {"prompt length", d.PromptLength},
-		{"completion length", d.CompletionLength}, {"engines", d.Engines},
+		{"prompts", d.Prompts}, {"num_generations", d.Samples}, {"prompt_length", d.PromptLength},
+		{"completion_length", d.CompletionLength}, {"engines", d.Engines},
 	} {
 		if f.value < 1 || f.value > maxDimension {
 			return fmt.Errorf("%s is %d, want 1 to %d", f.name, f.value, maxDimension)
 		}
+	}
+	if n := d.Prompts * d.Samples; n > maxRows {
+		return fmt.Errorf("%d prompts of %d completions each are %d rows, want at most %d", d.Prompts, d.Samples, n, maxRows)
 	}
 	if d.ActivationBytes != 4 && d.ActivationBytes != 2 {
 		return fmt.Errorf("an activation takes %d bytes, want 4 or 2", d.ActivationBytes)

@@ -5,10 +5,12 @@ package recipes
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/policy"
@@ -238,6 +240,12 @@ func (p Plan) Validate() error {
 	}
 	if !slices.Contains(policy.CorrectionModes(), p.ImportanceSamplingMode) {
 		return fmt.Errorf("importance_sampling_mode is %q; it must be one of %v", p.ImportanceSamplingMode, policy.CorrectionModes())
+	}
+	if err := policy.CheckBackend(p.Backend); err != nil {
+		return err
+	}
+	if p.Learning.GradientCheckpointing && !strings.HasPrefix(p.Backend, "xla") {
+		return fmt.Errorf("gradient_checkpointing is true with backend %s; it must be false, or the backend xla", cmp.Or(p.Backend, "go"))
 	}
 	if err := p.Rollout.validate(); err != nil {
 		return err

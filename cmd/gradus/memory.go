@@ -51,14 +51,14 @@ func memoryCommand(t *target) *cobra.Command {
 	d := &o.demand
 	f.IntVar(&d.Prompts, "prompts", 32, "prompts of a step")
 	f.IntVar(&d.Samples, "num-generations", 8, "completions of a prompt")
-	f.IntVar(&d.PromptLength, "prompt-length", 256, "tokens of a prompt")
-	f.IntVar(&d.CompletionLength, "completion-length", 256, "tokens of a completion")
+	f.IntVar(&d.PromptLength, "prompt-length", 0, "tokens of a prompt (default: 256, or half of a shorter context)")
+	f.IntVar(&d.CompletionLength, "completion-length", 0, "tokens of a completion (default: the same)")
 	f.IntVar(&d.Learning.Shards, "shards", 1, "gradient shards of a worker")
 	f.IntVar(&d.Engines, "engines", 1, "engines that generate side by side")
 	f.IntVar(&d.Learning.MaxTokensPerMicroBatch, "max-tokens-per-micro-batch", 0, "tokens of a micro-batch; 0 as small policies have it")
 	f.BoolVar(&d.Learning.GradientCheckpointing, "gradient-checkpointing", false, "layers are computed again on the way back; xla alone")
 	f.IntVar(&d.Learning.LoRARank, "lora-r", 0, "rank of the LoRA adapters; 0 updates all weights")
-	f.StringVar(&o.dtype, "dtype", "float32", "of activations: float32, or bfloat16 as an estimate of what xla:cuda,bf16 keeps")
+	f.StringVar(&o.dtype, "dtype", "float32", "of activations: float32, or bfloat16 as a lower estimate for xla:cuda,bf16, which keeps float32 between layers")
 	f.StringVar(&o.backend, "backend", "go", "go, onnx or xla, with devices=4 after a comma for several: the plan is of the one that holds most")
 	f.StringVar(&o.limit, "memory", "", "what the device has, such as 80GiB: says the largest micro-batch that fits, and fails where the plan does not")
 	return c
@@ -85,6 +85,11 @@ func (o memoryOptions) report(model, output string, w io.Writer) error {
 			return fmt.Errorf("%s: %w", filepath.Join(model, policy.ConfigFile), err)
 		}
 	}
+	for _, n := range []*int{&d.PromptLength, &d.CompletionLength} {
+		if *n == 0 {
+			*n = min(256, d.Config.MaxPositionEmbeddings/2)
+		}
+	}
 	if err := d.Validate(); err != nil {
 		return err
 	}
@@ -93,15 +98,15 @@ func (o memoryOptions) report(model, output string, w io.Writer) error {
 	name, options, _ := strings.Cut(o.backend, ":")
 	plugin, _, _ := strings.Cut(options, ",")
 	d.Compiled = name == "xla"
-	var err error
-	if d.Devices, err = policy.Devices(o.backend); err != nil {
-		return fmt.Errorf("--backend %q: %w", o.backend, err)
+	if err := policy.CheckBackend(o.backend); err != nil {
+		return fmt.Errorf("--backend: %w", err)
 	}
+	d.Devices, _ = policy.Devices(o.backend) // checked
 	switch {
-	case name == "go", name == "onnx", name == "xla" && (plugin == "" || plugin == "cpu"):
+	case d.Learning.GradientCheckpointing && !d.Compiled:
+		return fmt.Errorf("--gradient-checkpointing: the backend %s does not do it; want xla", name)
+	case name != "xla", plugin == "", plugin == "cpu":
 		total = func(p policy.Places) int64 { return p.Device.Add(p.Host).Total() }
-	case name != "xla":
-		return fmt.Errorf("--backend %q: want go, onnx or xla", o.backend)
 	}
 	r := memoryReport{Parameters: d.Config.Parameters(), MemoryPlan: d.Plan()}
 	var short error
