@@ -283,6 +283,9 @@ func perLevel(rows, level []int32, n int) []int32 {
 // fitting leaves out, or refuses, the problems whose prompt and answer cannot
 // fit the policy's context.
 func fitting(t *datasets.Table, s *policy.State, plan recipes.Plan) (*datasets.Table, int, error) {
+	if plan.ChatTemplate && !s.Tokenizer.HasChat() {
+		return nil, 0, invalid{fmt.Errorf("chat_template is true, and the policy has none, in %s or %s", policy.ChatTemplateFile, policy.TokenizerConfigFile)}
+	}
 	var keep []int32
 	ids := datasets.ProblemID.Get(t)
 	for i, prompt := range datasets.Prompt.Get(t) {
@@ -295,11 +298,11 @@ func fitting(t *datasets.Table, s *policy.State, plan recipes.Plan) (*datasets.T
 		case err == nil:
 			keep = append(keep, int32(i))
 		case !plan.SkipBad:
-			return nil, 0, invalid{fmt.Errorf("problem %q: %w (skip_bad leaves such problems out)", ids[i], err)}
+			return nil, 0, invalid{fmt.Errorf("problem %q: %w (skip_bad=true leaves such problems out)", ids[i], err)}
 		}
 	}
 	if len(keep) == 0 {
-		return nil, 0, invalid{fmt.Errorf("none of %d problems fits the policy's context of %d tokens", t.Rows(), s.Config.MaxPositionEmbeddings)}
+		return nil, 0, invalid{fmt.Errorf("none of %d problems fits the policy's context of %d tokens with max_completion_length %d", t.Rows(), s.Config.MaxPositionEmbeddings, plan.Sampling.MaxCompletionLength)}
 	}
 	out, err := datasets.Take(memory.DefaultAllocator, t, keep)
 	return out, t.Rows() - len(keep), err

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -42,6 +43,12 @@ type Remote struct {
 	folders *singleflight.Group
 }
 
+// wants is what a server must be for each way.
+var wants = map[string]string{
+	RefreshGradus: "for gradus serve on the store of the run", RefreshSGLang: "for SGLang",
+	RefreshVLLM: "for vLLM with VLLM_SERVER_DEV_MODE=1", RefreshHook: "for what the hook does",
+}
+
 // keepFolders is how many policies stay in Remote.Folder.
 const keepFolders = 4
 
@@ -53,11 +60,15 @@ func NewRemote(r Remote) (Remote, error) {
 	ways := []string{RefreshGradus, RefreshSGLang, RefreshVLLM, RefreshHook}
 	switch {
 	case !slices.Contains(ways, r.Refresh):
-		return r, fmt.Errorf("refresh is %q; it must be one of %v", r.Refresh, ways)
+		return r, fmt.Errorf("--refresh is %q; it must be one of %s", r.Refresh, strings.Join(ways, ", "))
 	case r.Refresh != RefreshGradus && r.Folder == "":
-		return r, fmt.Errorf("refresh %s needs a folder that the servers can read", r.Refresh)
-	case (r.Refresh == RefreshHook) != (r.Hook != ""):
-		return r, fmt.Errorf("a hook belongs to refresh %s, and to no other", RefreshHook)
+		return r, fmt.Errorf("--refresh %s wants --weights-dir, a folder that the servers can read", r.Refresh)
+	case r.Refresh == RefreshGradus && r.Folder != "":
+		return r, fmt.Errorf("--weights-dir wants --refresh %s", strings.Join(ways[1:], ", "))
+	case r.Refresh == RefreshHook && r.Hook == "":
+		return r, fmt.Errorf("--refresh %s wants --refresh-hook, a command", RefreshHook)
+	case r.Refresh != RefreshHook && r.Hook != "":
+		return r, fmt.Errorf("--refresh-hook wants --refresh %s", RefreshHook)
 	}
 	if r.Client == nil {
 		r.Client = &openai.Client{}
@@ -143,7 +154,7 @@ func (a *Activities) ask(ctx context.Context, plan recipes.Plan, in asked, progr
 		Timeout: time.Duration(p.Timeout * float64(time.Second)), Version: in.policy.Hash,
 		Refresh: func(ctx context.Context, endpoint string) error {
 			if err := a.refresh(ctx, endpoint, in.policy, in.model); err != nil {
-				return fmt.Errorf("gradus worker --refresh %s: %w", a.Remote.Refresh, err)
+				return fmt.Errorf("gradus worker --refresh %s, %s: %w", a.Remote.Refresh, wants[a.Remote.Refresh], err)
 			}
 			return nil
 		},

@@ -96,6 +96,11 @@ func (c *Client) Ask(ctx context.Context, call Call, requests []Request, done fu
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var all sync.WaitGroup
+	if c.hopeless(call) { // who asks again finds out at once, and holds no worker while it waits
+		for _, url := range call.Endpoints {
+			c.endpoint(url).retry()
+		}
+	}
 	var mu sync.Mutex
 	left := len(requests)
 	over := make(chan struct{})
@@ -148,6 +153,13 @@ func (c *Client) Ask(ctx context.Context, call Call, requests []Request, done fu
 		return context.Cause(ctx)
 	}
 	return nil
+}
+
+// retry lets a failing endpoint be tried now.
+func (e *endpoint) retry() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.again = time.Time{}
 }
 
 // hopeless reports whether every endpoint has failed as often as may be.
