@@ -87,6 +87,7 @@ type StepSummary struct {
 	GradNorm      float64 `json:"grad_norm"`
 	Tokens        float64 `json:"tokens"`
 	Trained       float64 `json:"tokens_trained"`
+	Mismatch      float64 `json:"sampling_kl,omitempty"` // of what drew and what learnt, where it was measured
 	Seconds       float64 `json:"seconds"`       // wall time of the step
 	Orchestration float64 `json:"orchestration"` // of it: seconds outside the stages' own work
 }
@@ -478,7 +479,7 @@ func (e *experiment) report(ctx workflow.Context, t *tally, updated map[string]f
 	orchestration := max(0, seconds-t.work-t.curriculum)
 	summary := StepSummary{
 		Step: e.Step + 1, PassRate: m["pass_rate"], Reward: m["reward"], Kept: m["kept"], Entropy: m["entropy"], Tokens: float64(t.tokens),
-		Loss: updated["loss"], GradNorm: updated["grad_norm"], Trained: updated["trained"],
+		Loss: updated["loss"], GradNorm: updated["grad_norm"], Trained: updated["trained"], Mismatch: updated["sampling/kl"],
 		Seconds: seconds, Orchestration: orchestration,
 	}
 	if e.Status.Recent = append(e.Status.Recent, summary); len(e.Status.Recent) > maxRecent {

@@ -165,8 +165,12 @@ func follow(ctx context.Context, c *connection, id string, out io.Writer) (*work
 			}
 			shown = l.Step
 			left := time.Duration(float64(s.Steps-l.Step) * l.Seconds * float64(time.Second)).Round(time.Second)
-			fmt.Fprintf(out, "%4d/%4d  %9.3f  %6.3f  %4.0f%%  %7.3f  %7.4f  %9.0f  %5s\n",
-				l.Step, s.Steps, l.PassRate, l.Reward, 100*l.Kept, l.Entropy, l.Loss, l.Tokens/max(l.Seconds, 1e-9), left)
+			mismatch := ""
+			if l.Mismatch > 0 { // rollouts of servers, or of an older policy
+				mismatch = fmt.Sprintf("  mismatch %.1e", l.Mismatch)
+			}
+			fmt.Fprintf(out, "%4d/%4d  %9.3f  %6.3f  %4.0f%%  %7.3f  %7.4f  %9.0f  %5s%s\n",
+				l.Step, s.Steps, l.PassRate, l.Reward, 100*l.Kept, l.Entropy, l.Loss, l.Tokens/max(l.Seconds, 1e-9), left, mismatch)
 		}
 	}
 	last, since := "", time.Now()
