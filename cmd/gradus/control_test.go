@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/gradus-rl/gradus/worker"
 	"github.com/gradus-rl/gradus/workflows"
@@ -88,4 +90,20 @@ func TestControl(t *testing.T) {
 	says("stopped, step", "status", "steered")
 	refuses("run steered has ended; there is nothing to pause", "pause", "steered")
 	refuses(`there is no run "unknown"`, "stop", "unknown")
+}
+
+// Of a run that has ended without a result, status says how and why.
+func TestStatusOfFailed(t *testing.T) {
+	do, c, _ := newConsole(t)
+	if _, err := start(t.Context(), c, "Experiment", workflows.QueueCPU, "refused", "", temporal.Priority{}, json.RawMessage(`{"recipe":"gpro"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := do.command("status", "refused", "--follow"); err == nil || !strings.Contains(err.Error(), `run refused failed: unknown recipe "gpro"`) {
+		t.Fatal(err)
+	}
+	do.says("**experiment**: failed, step 0 of 0\n\nWhy: unknown recipe", "status", "refused")
+	var s workflows.Status
+	if err := json.Unmarshal([]byte(do.says("", "status", "refused", "--output", "json")), &s); err != nil || s.Phase != "failed" || !strings.Contains(s.Error, "gpro") {
+		t.Errorf("%v, %+v", err, s)
+	}
 }

@@ -210,7 +210,11 @@ func (t *target) sweepStatus(ctx context.Context, c *connection, cmd *cobra.Comm
 	}
 	if more {
 		var r workflows.SweepResult
-		if err := c.client.GetWorkflow(ctx, id, "").Get(ctx, &r); err != nil {
+		err := c.client.GetWorkflow(ctx, id, "").Get(ctx, &r)
+		if phase, why := c.ended(ctx, id); err != nil && phase != "" {
+			return fmt.Errorf("sweep %s %s: %s", id, phase, why)
+		}
+		if err != nil {
 			return runError(id, err)
 		}
 		if t.output == "json" {
@@ -218,8 +222,15 @@ func (t *target) sweepStatus(ctx context.Context, c *connection, cmd *cobra.Comm
 		}
 	}
 	s, err := c.swept(ctx, id)
+	phase, why := c.ended(ctx, id)
+	if err != nil && phase != "" {
+		return fmt.Errorf("sweep %s %s: %s", id, phase, why)
+	}
 	if err != nil {
 		return runError(id, err)
+	}
+	if phase != "" {
+		s.Phase, s.Error, s.Paused = phase, why, false
 	}
 	if t.output == "json" {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
