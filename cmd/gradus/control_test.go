@@ -107,3 +107,26 @@ func TestStatusOfFailed(t *testing.T) {
 		t.Errorf("%v, %+v", err, s)
 	}
 }
+
+// A run that asks a server which is gone, for ever, is ended at once, and goes on
+// from its last step when it is extended.
+func TestStopNow(t *testing.T) {
+	do, c, _ := newConsole(t)
+	runTest(t, c, "hung", tiny("steps=1"))
+	do.says("goes on, to 2 steps", "extend", "hung", "--steps", "2", "--detach", "rollout.engine=openai", `rollout.endpoints=["http://127.0.0.1:1"]`, "rollout.tries=1")
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if why := (&connection{client: c}).trouble(t.Context(), "hung"); strings.Contains(why, "Rollout has failed") {
+			break
+		} else if time.Since(begin) > time.Minute {
+			t.Fatalf("the run does not fail: %s", why)
+		}
+	}
+	do.says("hung: the run stops", "stop", "hung")
+	do.says("hung: the run has ended", "stop", "hung", "--now")
+	do.says("**grpo**: terminated, step 1 of 2\n\nWhy: gradus stop --now", "status", "hung")
+	do.refuses("run hung has ended; there is nothing to stop", "stop", "hung", "--now")
+	do.refuses(`there is no run "unknown"`, "stop", "unknown", "--now")
+	if r := do.result("extend", "hung", "--steps", "2", `rollout.engine=""`, "rollout.endpoints=[]"); r.Steps != 2 || r.Stopped || r.After == nil {
+		t.Errorf("%+v", r)
+	}
+}
