@@ -98,7 +98,7 @@ func (p *Plan) set(key string, value json.RawMessage) error {
 		return decode("", object(key, value), p)
 	case hasField(&p.Sampling, key):
 		return decode("", object(key, value), &p.Sampling)
-	case hasField(&p.Learning, key):
+	case hasField(&p.Learning, key) && key != "max_steps": // which follows from steps
 		return decode("", object(key, value), &p.Learning)
 	}
 	owned := false
@@ -202,8 +202,15 @@ func (p *Plan) options() []string {
 	return slices.Compact(all)
 }
 
-// suggest names the options that look like key.
+// suggest names the option that others call key, or those that look like it.
 func suggest(key string, all []string) string {
+	if hint := Theirs(key); hint != "" {
+		section := key[:strings.LastIndex(key, ".")+1]
+		if own := section + strings.TrimPrefix(hint, "write "); slices.Contains(all, own) {
+			return "; write " + own
+		}
+		return "; " + hint
+	}
 	var near []string
 	for _, o := range all {
 		if strings.Contains(o, key) || strings.Contains(key, o) || distance(key, o) <= 2 {

@@ -2,6 +2,7 @@ package recipes
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -76,6 +77,12 @@ func TestResolveRefuses(t *testing.T) {
 		{`{"select":[{"stage":7}]}`, "select[0].stage is 7; it must be text"},
 		{`{"recipe":"clpo","tau_hard":"low"}`, `.tau_hard is "low"; it must be a number`},
 		{`{"select":[{"stage":"grpo.advantage","params":{"scale":1}}]}`, `unknown option "grpo.advantage.scale"; did you mean grpo.advantage.scale_rewards?`},
+		{`{"lr":1}`, `unknown option "lr"; write learning_rate`},
+		{`{"actor_rollout_ref.rollout.n":8}`, `"actor_rollout_ref.rollout.n"; write num_generations`},
+		{`{"rollout":{"n":8}}`, `"rollout.n"; write num_generations`},
+		{`{"warmup.lr":1}`, `"warmup.lr"; write warmup.learning_rate`},
+		{`{"max_steps":8}`, `"max_steps"; write steps`},
+		{`{"lora_dropout":0.1}`, `"lora_dropout"; adapters have no dropout`},
 		{`{"steps":-1}`, "steps is -1; it must be from 0"},
 		{`{"steps":"ten"}`, `steps is "ten"; it must be a whole number`},
 		{`{"num_generations":1}`, "num_generations is 1"},
@@ -99,6 +106,26 @@ func TestResolveRefuses(t *testing.T) {
 		_, err := Resolve([]byte(c.in))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", c.in, err, c.want)
+		}
+	}
+}
+
+// What is said to write in place of others' options is there, and theirs are not.
+func TestTheirs(t *testing.T) {
+	p, err := Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, o := range theirs {
+		if err := p.set(o.option, json.RawMessage("null")); o.option != "" && err != nil {
+			t.Error(err)
+		}
+		for name := range strings.FieldsSeq(o.names) {
+			if err := p.set(name, json.RawMessage("null")); !errors.Is(err, ErrUnknown) || seen[name] {
+				t.Errorf("%s is an option, or stands there twice: %v", name, err)
+			}
+			seen[name] = true
 		}
 	}
 }
