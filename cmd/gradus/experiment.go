@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,9 +95,15 @@ func launchAt(ctx context.Context, c client.Client, queue, id string, priority t
 		return nil, err
 	}
 	if id == "" {
-		id = fmt.Sprintf("%s-%s", plan.Recipe, time.Now().UTC().Format("20060102-150405"))
+		id = plan.Recipe + "-" + stamp()
 	}
 	return start(ctx, c, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed), priority, raw)
+}
+
+// stamp ends the names of runs that are given none: the time, and four letters that tell
+// apart what starts in the same second, on whatever machine.
+func stamp() string {
+	return time.Now().UTC().Format("20060102-150405-") + strings.ToLower(rand.Text()[:4])
 }
 
 // start starts a workflow by name and with one argument, as the Temporal UI does.

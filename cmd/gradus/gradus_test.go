@@ -489,3 +489,11 @@ func TestPlanFile(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// What starts at once has names of its own.
+func TestStamp(t *testing.T) {
+	a, b := stamp(), stamp()
+	if a == b || len(a) != len("20060102-150405-abcd") {
+		t.Errorf("%s, %s", a, b)
+	}
+}

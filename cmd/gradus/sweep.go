@@ -140,7 +140,7 @@ the sweep.`,
 					return err
 				}
 				if id == "" {
-					id = "sweep-" + time.Now().UTC().Format("20060102-150405")
+					id = "sweep-" + stamp()
 				}
 				run, err := start(ctx, c.client, "Sweep", workflows.QueueCPU, id, fmt.Sprintf("%d settings, %d runs", len(plan.Settings), len(plan.Runs)), temporal.Priority{}, raw)
 				if err != nil {
