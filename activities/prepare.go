@@ -376,7 +376,7 @@ func (a *Activities) firstPolicy(ctx context.Context, plan recipes.Plan, sets ma
 	if plan.Policy != "" {
 		ref, err := datasets.ParseRef(plan.Policy)
 		if err != nil {
-			return nil, invalid{fmt.Errorf("policy: %w", err)}
+			return nil, invalid{fmt.Errorf("policy: %w; gradus policy import FOLDER prints one", err)}
 		}
 		s, err := policy.LoadModel(ctx, a.Store, ref)
 		if err != nil {

@@ -77,7 +77,7 @@ func (a *Activities) look(ctx context.Context, o *Preparing) (err error) {
 	}
 	if p.Policy != "" {
 		if o.Policy, err = datasets.ParseRef(p.Policy); err != nil {
-			return invalid{fmt.Errorf("policy: %w", err)}
+			return invalid{fmt.Errorf("policy: %w; gradus policy import FOLDER prints one", err)}
 		}
 	}
 	if p.Difficulty != nil && p.Difficulty.From != "" {

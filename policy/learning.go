@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/json"
 	"math"
 	"slices"
 	"strings"
@@ -66,8 +67,9 @@ type Learning struct {
 	// LoRAAlpha scales the adapters; 0 means 2·lora_r.
 	LoRAAlpha float64 `json:"lora_alpha,omitempty"`
 	// LoRATargets are the matrices that get adapters, by PEFT's names; none means
-	// all of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj.
-	LoRATargets []string `json:"lora_target_modules,omitempty"`
+	// all of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj, as does
+	// the text all-linear in place of a list.
+	LoRATargets LoRATargets `json:"lora_target_modules,omitempty"`
 
 	// Temperature divides the logits before log-probabilities are taken; it is
 	// the temperature of sampling.
@@ -78,6 +80,18 @@ type Learning struct {
 	// a fixed order. It is part of the plan and not of the machine, since
 	// floating-point sums depend on it.
 	Shards int `json:"shards"`
+}
+
+// LoRATargets are names of matrices.
+type LoRATargets []string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (t *LoRATargets) UnmarshalJSON(raw []byte) error {
+	if string(raw) == `"all-linear"` { // in full, so that it is refused without adapters
+		*t = slices.Clone(loraTargets)
+		return nil
+	}
+	return json.Unmarshal(raw, (*[]string)(t))
 }
 
 // The values of lr_scheduler_type and loss_type.

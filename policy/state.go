@@ -371,6 +371,21 @@ func SaveState(ctx context.Context, store datasets.Store, s *State, lineage data
 	return ref, nil
 }
 
+// fetch is for who gives the name of a model on Hugging Face.
+const fetch = "models are not downloaded: fetch one by hf download NAME --local-dir FOLDER"
+
+// ParseRef reads the Ref of a policy in a store, where a folder might have stood too.
+func ParseRef(s string) (datasets.Ref, error) {
+	ref, err := datasets.ParseRef(s)
+	switch {
+	case err != nil && strings.Count(s, ":") == 3:
+		return ref, fmt.Errorf("policy: %w", err)
+	case err != nil:
+		return ref, fmt.Errorf("policy %q: there is no such folder, and a Ref looks like policy:0:1000:hash; %s", s, fetch)
+	}
+	return ref, nil
+}
+
 // LoadManifest reads the manifest of a policy version.
 func LoadManifest(ctx context.Context, store datasets.Store, ref datasets.Ref) (Manifest, error) {
 	if ref.Kind != KindPolicy {
@@ -461,10 +476,31 @@ func ReadDir(path string) (*State, error) {
 		}
 		return disk{f}, nil
 	}, true)
+	if hint := otherLayout(path); hint != "" && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read checkpoint %s: %s", path, hint)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read checkpoint %s: %w", path, err)
 	}
 	return s, nil
+}
+
+// otherLayout says what a folder that lacks files is instead, and what to do; "" where
+// that is not known.
+func otherLayout(path string) string {
+	has := func(pattern string) bool {
+		found, _ := fs.Glob(os.DirFS(path), pattern) // the patterns are good ones
+		return found != nil
+	}
+	switch {
+	case !has("."):
+		return "there is no such folder; " + fetch
+	case has(AdapterConfigFile) && !has(ConfigFile):
+		return "it holds a PEFT adapter without its model; copy the adapter's files into the folder of the model that it was learnt on, and take that"
+	case has("pytorch_model*.bin") && !has("*.safetensors"):
+		return "its weights are pickled, in pytorch_model.bin, want " + WeightsFile + "; transformers' save_pretrained writes that"
+	}
+	return ""
 }
 
 // WriteDir is WriteDirAs in float32.

@@ -168,6 +168,26 @@ func TestLoadStateRefuses(t *testing.T) {
 	}
 }
 
+// What is no folder of a model is named for what it is.
+func TestReadDirOfOthers(t *testing.T) {
+	for _, tc := range []struct{ have, lack, want string }{
+		{AdapterConfigFile, ConfigFile, "a PEFT adapter without its model"},
+		{"pytorch_model.bin", WeightsFile, "its weights are pickled"},
+		{"pytorch_model-00001-of-00002.bin", WeightsFile, "its weights are pickled"},
+		{"", "", "no such folder; models are not downloaded"},
+	} {
+		path := filepath.Join(t.TempDir(), "[policy]")
+		if tc.have != "" {
+			if err := errors.Join(WriteDir(path, trained(t)), os.WriteFile(filepath.Join(path, tc.have), nil, 0o600), os.Remove(filepath.Join(path, tc.lack)), os.Remove(filepath.Join(path, OptimizerFile))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := ReadDir(path); err == nil || !strings.Contains(err.Error(), path+": ") || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.have, err, tc.want)
+		}
+	}
+}
+
 func TestReadDirRefuses(t *testing.T) {
 	s := trained(t)
 	tensors := func(change func(w Weights) Weights) []byte {

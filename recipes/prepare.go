@@ -78,12 +78,12 @@ func ResolvePreparation(raw []byte) (Preparation, error) {
 func (p *Preparation) set(key string, value json.RawMessage) error {
 	section, rest, dotted := strings.Cut(key, ".")
 	if !hasField(p, section) {
-		return fmt.Errorf("unknown option %q; there are %s", key, strings.Join(fields(reflect.TypeOf(*p)), ", "))
+		return fmt.Errorf("%w %q; there are %s", ErrUnknown, key, strings.Join(fields(reflect.TypeOf(*p)), ", "))
 	}
 	v := reflect.ValueOf(p).Elem()
 	f := v.Field(slices.Index(fields(v.Type()), section))
 	if f.Kind() != reflect.Pointer { // of no stage with parameters
-		return decode(key, object(key, value), p)
+		return decode("", object(key, value), p)
 	}
 	d := stageDefaults(section)
 	if dotted {
@@ -102,7 +102,7 @@ func (p *Preparation) set(key string, value json.RawMessage) error {
 		f.Set(reflect.New(f.Type().Elem()))
 		f.Elem().Set(reflect.ValueOf(d))
 	}
-	return decode(key, value, f.Interface())
+	return decode(section, value, f.Interface())
 }
 
 // validate proves the whole.

@@ -31,7 +31,7 @@ func Resolve(raw []byte) (Plan, error) {
 	name := "grpo"
 	if r, ok := given["recipe"]; ok {
 		if err := json.Unmarshal(r, &name); err != nil {
-			return Plan{}, fmt.Errorf("recipe: want a name: %w", err)
+			return Plan{}, fmt.Errorf("recipe is %.100s; it must be a name such as grpo", r)
 		}
 	}
 	recipe, err := Lookup(name)
@@ -64,10 +64,10 @@ func (p *Plan) settle() error {
 	p.Learning.Temperature = p.Sampling.Temperature
 	p.Learning.MaxCompletionLength = p.Sampling.MaxCompletionLength
 	p.Learning.MaxSteps = int64(max(1, p.Steps*p.Learning.NumIterations))
-	if err := p.validateStages(); err != nil {
+	if err := p.complete(); err != nil {
 		return err
 	}
-	if err := p.complete(); err != nil {
+	if err := p.validateStages(); err != nil {
 		return err
 	}
 	return p.Validate()
@@ -95,11 +95,11 @@ func (p *Plan) set(key string, value json.RawMessage) error {
 		case "mask":
 			p.Mask = nil
 		}
-		return decode(key, object(key, value), p)
+		return decode("", object(key, value), p)
 	case hasField(&p.Sampling, key):
-		return decode(key, object(key, value), &p.Sampling)
-	case hasField(&p.Learning, key):
-		return decode(key, object(key, value), &p.Learning)
+		return decode("", object(key, value), &p.Sampling)
+	case hasField(&p.Learning, key) && key != "max_steps": // which follows from steps
+		return decode("", object(key, value), &p.Learning)
 	}
 	owned := false
 	for _, c := range p.calls() {
@@ -114,14 +114,7 @@ func (p *Plan) set(key string, value json.RawMessage) error {
 		}
 	}
 	if !owned {
-		return fmt.Errorf("unknown option %q%s", key, p.suggest(key))
-	}
-	return nil
-}
-
-func decode(key string, raw json.RawMessage, into any) error {
-	if err := datasets.DecodeStrict(raw, into); err != nil {
-		return fmt.Errorf("option %q: %w", key, err)
+		return fmt.Errorf("%w %q%s", ErrUnknown, key, suggest(key, p.options()))
 	}
 	return nil
 }
@@ -142,11 +135,14 @@ func (p *Plan) calls() []*datasets.Call {
 // complete writes every stage's parameters out in full.
 func (p *Plan) complete() error {
 	for _, c := range p.calls() {
-		d, _ := defaults(c.Stage)
+		d, ok := defaults(c.Stage)
+		if !ok {
+			continue // validateStages names it
+		}
 		full := reflect.New(reflect.TypeOf(d))
 		full.Elem().Set(reflect.ValueOf(d))
-		if err := datasets.DecodeStrict(c.Params, full.Interface()); err != nil {
-			return fmt.Errorf("%s: %w", c.Stage, err)
+		if err := decode(c.Stage, c.Params, full.Interface()); err != nil {
+			return err
 		}
 		raw, err := datasets.Canonical(full.Interface())
 		if err != nil {
@@ -196,14 +192,25 @@ func fields(t reflect.Type) []string {
 	return out
 }
 
-// suggest names the options that look like key.
-func (p *Plan) suggest(key string) string {
+// options are the keys that set takes without a dot.
+func (p *Plan) options() []string {
 	all := slices.Concat(fields(reflect.TypeOf(*p)), fields(reflect.TypeOf(p.Sampling)), fields(reflect.TypeOf(p.Learning)))
 	for _, c := range p.calls() {
 		all = append(all, parameters(c.Stage)...)
 	}
 	slices.Sort(all)
-	all = slices.Compact(all)
+	return slices.Compact(all)
+}
+
+// suggest names the option that others call key, or those that look like it.
+func suggest(key string, all []string) string {
+	if hint := Theirs(key); hint != "" {
+		section := key[:strings.LastIndex(key, ".")+1]
+		if own := section + strings.TrimPrefix(hint, "write "); slices.Contains(all, own) {
+			return "; write " + own
+		}
+		return "; " + hint
+	}
 	var near []string
 	for _, o := range all {
 		if strings.Contains(o, key) || strings.Contains(key, o) || distance(key, o) <= 2 {

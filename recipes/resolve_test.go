@@ -2,6 +2,7 @@ package recipes
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -58,12 +59,32 @@ func TestResolveRefuses(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{`[]`, "want a JSON object"},
 		{`{"recipe":"gpro"}`, `unknown recipe "gpro"; there are grpo`},
-		{`{"recipe":7}`, "recipe: want a name"},
+		{`{"recipe":7}`, "recipe is 7; it must be a name"},
 		{`{"stepz":3}`, `unknown option "stepz"; did you mean steps?`},
-		{`{"warmup":{"targt":1}}`, "targt"},
-		{`{"warmup.targt":1}`, "targt"},
+		{`{"warmup":{"targt":1}}`, `unknown option "warmup.targt"; did you mean warmup.target?`},
+		{`{"warmup.targt":1}`, `unknown option "warmup.targt"; did you mean warmup.target?`},
+		{`{"warmup":3}`, "warmup is 3; it must be an object with the keys max_steps, "},
+		{`{"warmup.target":"high"}`, `warmup.target is "high"; it must be a number`},
+		{`{"chat_template":"yes"}`, `chat_template is "yes"; it must be true or false`},
+		{`{"lora_target_modules":"q_proj"}`, `lora_target_modules is "q_proj"; it must be a list such as ["q_proj"]`},
+		{`{"rollout.endpoints":"http://x"}`, `rollout.endpoints is "http://x"; it must be a list such as ["http://x"]`},
+		{`{"levels":"all"}`, `levels is "all"; it must be a list, each entry a whole number`},
+		{`{"levels":[1,"two"]}`, `levels[1] is "two"; it must be a whole number`},
+		{`{"steps":1.5}`, "steps is 1.5; it must be a whole number"},
+		{`{"seed":-1}`, "seed is -1; it must be a whole number, 0 or more"},
+		{`{"policy":7}`, "policy is 7; it must be text"},
+		{`{"propose":"revisit"}`, `propose is "revisit"; it must be an object with the keys stage, params`},
+		{`{"select":[{"stage":7}]}`, "select[0].stage is 7; it must be text"},
+		{`{"recipe":"clpo","tau_hard":"low"}`, `.tau_hard is "low"; it must be a number`},
+		{`{"select":[{"stage":"grpo.advantage","params":{"scale":1}}]}`, `unknown option "grpo.advantage.scale"; did you mean grpo.advantage.scale_rewards?`},
+		{`{"lr":1}`, `unknown option "lr"; write learning_rate`},
+		{`{"actor_rollout_ref.rollout.n":8}`, `"actor_rollout_ref.rollout.n"; write num_generations`},
+		{`{"rollout":{"n":8}}`, `"rollout.n"; write num_generations`},
+		{`{"warmup.lr":1}`, `"warmup.lr"; write warmup.learning_rate`},
+		{`{"max_steps":8}`, `"max_steps"; write steps`},
+		{`{"lora_dropout":0.1}`, `"lora_dropout"; adapters have no dropout`},
 		{`{"steps":-1}`, "steps is -1; it must be from 0"},
-		{`{"steps":"ten"}`, "steps"},
+		{`{"steps":"ten"}`, `steps is "ten"; it must be a whole number`},
 		{`{"num_generations":1}`, "num_generations is 1"},
 		{`{"temperature":-1}`, "temperature"},
 		{`{"temperature":0}`, "temperature is 0"},
@@ -77,6 +98,7 @@ func TestResolveRefuses(t *testing.T) {
 		{`{"families":[]}`, "nothing to pose"},
 		{`{"lora_r":-1}`, "lora_r is -1"},
 		{`{"lora_alpha":8}`, "lora_r is 0"},
+		{`{"lora_target_modules":"all-linear"}`, "lora_r is 0"},
 		{`{"lora_r":4,"lora_target_modules":["lm_head"]}`, `lora_target_modules holds "lm_head"`},
 		{`{"recipe":"capo","lora_r":4}`, "adapters leave the head"},
 		{`{"max_tokens_per_micro_batch":-1}`, "max_tokens_per_micro_batch is -1"},
@@ -88,12 +110,35 @@ func TestResolveRefuses(t *testing.T) {
 	}
 }
 
+// What is said to write in place of others' options is there, and theirs are not.
+func TestTheirs(t *testing.T) {
+	p, err := Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, o := range theirs {
+		if err := p.set(o.option, json.RawMessage("null")); o.option != "" && err != nil {
+			t.Error(err)
+		}
+		for name := range strings.FieldsSeq(o.names) {
+			if err := p.set(name, json.RawMessage("null")); !errors.Is(err, ErrUnknown) || seen[name] {
+				t.Errorf("%s is an option, or stands there twice: %v", name, err)
+			}
+			seen[name] = true
+		}
+	}
+}
+
 // Adapters and budgets of tokens are options, and a plan without them has the
 // bytes it had before they were.
 func TestResolveAdapters(t *testing.T) {
 	p, err := Resolve([]byte(`{"lora_r":4,"lora_alpha":8,"lora_target_modules":["q_proj","v_proj"],"max_tokens_per_micro_batch":4096}`))
 	if err != nil || p.Learning.LoRARank != 4 || p.Learning.LoRAAlpha != 8 || len(p.Learning.LoRATargets) != 2 || p.Learning.MaxTokensPerMicroBatch != 4096 {
 		t.Errorf("%v, %+v", err, p.Learning)
+	}
+	if all, err := Resolve([]byte(`{"lora_r":4,"lora_target_modules":"all-linear"}`)); err != nil || len(all.Learning.LoRATargets) != 7 {
+		t.Errorf("all-linear: %v, %v", err, all.Learning.LoRATargets)
 	}
 	plain, err := Resolve(nil)
 	if err != nil {

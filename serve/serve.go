@@ -92,14 +92,14 @@ func (s *Server) Close() {
 // SHA-256 of its weights.
 func (s *Server) read(ctx context.Context, path, version string) (*model, error) {
 	m := &model{path: path, version: version}
-	ref, err := datasets.ParseRef(path)
+	ref, err := policy.ParseRef(path)
 	if info, dir := os.Stat(path); dir == nil && info.IsDir() {
 		if m.state, err = policy.ReadDir(path); err != nil {
 			return nil, err
 		}
 		m.state.Moments1, m.state.Moments2 = nil, nil
 	} else if err != nil {
-		return nil, fmt.Errorf("policy %q is neither a folder nor a Ref: %w", path, err)
+		return nil, err
 	} else if s.options.Store == nil {
 		return nil, fmt.Errorf("policy %q is a Ref, and there is no store", path)
 	} else if m.state, err = policy.LoadModel(ctx, s.options.Store, ref); err != nil {

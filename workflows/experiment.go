@@ -4,6 +4,7 @@
 package workflows
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -74,6 +75,7 @@ type Status struct {
 	Trouble string                 `json:"trouble,omitempty"`     // why what the run waits for has failed so far
 	Mended  int                    `json:"mended,omitempty"`      // damaged objects that were made anew
 	NaN     int                    `json:"nan_updates,omitempty"` // updates left out as not finite
+	Error   string                 `json:"error,omitempty"`       // why a run has no result; set by who reads how it ended, with the phase failed, terminated, canceled or timed out
 }
 
 // StepSummary is the figures of one step that its live line shows.
@@ -591,7 +593,10 @@ func (e *experiment) phase(ctx workflow.Context, name string) error {
 // Markdown is the status as the Temporal UI shows it.
 func (s Status) Markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "**%s**: %s, step %d of %d\n\n", s.Recipe, s.Phase, s.Step, s.Steps)
+	fmt.Fprintf(&b, "**%s**: %s, step %d of %d\n\n", cmp.Or(s.Recipe, "experiment"), s.Phase, s.Step, s.Steps)
+	if s.Error != "" {
+		fmt.Fprintf(&b, "Why: %s\n\n", s.Error)
+	}
 	if s.Fork != nil {
 		fmt.Fprintf(&b, "Fork of %s.\n\n", s.Fork)
 	}

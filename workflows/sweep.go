@@ -20,6 +20,7 @@ type SweepStatus struct {
 	Runs     []Swept  `json:"runs"`     // of every setting on every seed
 	Paused   bool     `json:"paused,omitempty"`
 	Stopped  bool     `json:"stopped,omitempty"`
+	Error    string   `json:"error,omitempty"` // as of Status
 }
 
 // States of a run of a sweep.
@@ -199,6 +200,7 @@ func (s *sweep) run(ctx workflow.Context, i int) {
 func reason(err error) string {
 	var app *temporal.ApplicationError
 	var started *temporal.ChildWorkflowExecutionAlreadyStartedError
+	var terminated *temporal.TerminatedError
 	switch {
 	case errors.As(err, &app):
 		return app.Message()
@@ -206,6 +208,8 @@ func reason(err error) string {
 		return "another run of this name is going on"
 	case temporal.IsCanceledError(err):
 		return "cancelled"
+	case errors.As(err, &terminated):
+		return "terminated"
 	}
 	return err.Error()
 }
@@ -353,6 +357,9 @@ func (s SweepStatus) Markdown() string {
 		}
 	}
 	fmt.Fprintf(&b, "**sweep**: %s, %d settings, %d runs%s\n\n", s.Phase, len(s.Settings), len(s.Runs), counts)
+	if s.Error != "" {
+		fmt.Fprintf(&b, "Why: %s\n\n", s.Error)
+	}
 	b.WriteString("| setting | runs | pass@1 before | pass@1 | completions | tokens | tokens trained | verifier calls | seconds |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range s.Rows() {
 		if r.Finished == 0 {

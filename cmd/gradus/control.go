@@ -22,6 +22,10 @@ func (t *target) control(ctx context.Context, c *connection, cmd *cobra.Command,
 	if err != nil {
 		return err
 	}
+	return t.answer(cmd, id, answer)
+}
+
+func (t *target) answer(cmd *cobra.Command, id string, answer workflows.Answer) error {
 	if t.output == "json" {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
 	}
@@ -50,18 +54,26 @@ func (c *connection) update(ctx context.Context, id, name string, args ...any) (
 	if errors.As(err, &app) {
 		return a, fmt.Errorf("run %s refuses to %s: %s", id, name, app.Message())
 	}
-	d, failed := c.client.DescribeWorkflowExecution(ctx, id, "")
-	var unknown *serviceerror.NotFound
-	switch {
-	case errors.As(failed, &unknown):
-		return a, runError(id, failed)
-	case failed == nil && d.WorkflowExecutionInfo.Status != enums.WORKFLOW_EXECUTION_STATUS_RUNNING:
-		return a, fmt.Errorf("run %s has ended; there is nothing to %s", id, name)
+	if over := c.over(ctx, id, name); over != nil {
+		return a, over
 	}
 	if why := c.trouble(ctx, id); why != "" {
 		return a, fmt.Errorf("run %s does not answer: %s", id, why)
 	}
 	return a, runError(id, err)
+}
+
+// over says that a run which is to be controlled is unknown or has ended, if so.
+func (c *connection) over(ctx context.Context, id, what string) error {
+	d, err := c.client.DescribeWorkflowExecution(ctx, id, "")
+	var unknown *serviceerror.NotFound
+	switch {
+	case errors.As(err, &unknown):
+		return runError(id, err)
+	case err == nil && d.WorkflowExecutionInfo.Status != enums.WORKFLOW_EXECUTION_STATUS_RUNNING:
+		return fmt.Errorf("run %s has ended; there is nothing to %s", id, what)
+	}
+	return nil
 }
 
 // simpleControl is a command that sends an update without an argument.
@@ -95,7 +107,32 @@ func resumeCommand(t *target) *cobra.Command {
 }
 
 func stopCommand(t *target) *cobra.Command {
-	return simpleControl(t, workflows.UpdateStop, "End a run after the step in hand, with its evaluation and result")
+	var now bool
+	cmd := &cobra.Command{
+		Use:   "stop RUN",
+		Short: "End a run after the step in hand, with its evaluation and result",
+		Long: `End a run after the step in hand, with its evaluation and result.
+
+With --now it ends at once, whatever it waits for (a server that is gone, a worker that
+nobody starts), without a result; a sweep ends with all of its runs. The steps that are
+done stay: gradus extend, rewind and fork go on from them.`,
+		Args: cobra.ExactArgs(1),
+		RunE: t.run(false, func(ctx context.Context, c *connection, cmd *cobra.Command, args []string) error {
+			if !now {
+				return t.control(ctx, c, cmd, args[0], workflows.UpdateStop)
+			}
+			if err := c.over(ctx, args[0], workflows.UpdateStop); err != nil {
+				return err
+			}
+			// To cancel would wait for a worker that has time for the workflow.
+			if err := c.client.TerminateWorkflow(ctx, args[0], "", "gradus stop --now"); err != nil {
+				return fmt.Errorf("end run %s: %w", args[0], err)
+			}
+			return t.answer(cmd, args[0], workflows.Answer{Message: "the run has ended", Phase: "terminated"})
+		}),
+	}
+	cmd.Flags().BoolVar(&now, "now", false, "end it at once, without evaluation and result")
+	return cmd
 }
 
 func tuneCommand(t *target) *cobra.Command {

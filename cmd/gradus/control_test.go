@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/gradus-rl/gradus/worker"
 	"github.com/gradus-rl/gradus/workflows"
@@ -88,4 +90,43 @@ func TestControl(t *testing.T) {
 	says("stopped, step", "status", "steered")
 	refuses("run steered has ended; there is nothing to pause", "pause", "steered")
 	refuses(`there is no run "unknown"`, "stop", "unknown")
+}
+
+// Of a run that has ended without a result, status says how and why.
+func TestStatusOfFailed(t *testing.T) {
+	do, c, _ := newConsole(t)
+	if _, err := start(t.Context(), c, "Experiment", workflows.QueueCPU, "refused", "", temporal.Priority{}, json.RawMessage(`{"recipe":"gpro"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := do.command("status", "refused", "--follow"); err == nil || !strings.Contains(err.Error(), `run refused failed: unknown recipe "gpro"`) {
+		t.Fatal(err)
+	}
+	do.says("**experiment**: failed, step 0 of 0\n\nWhy: unknown recipe", "status", "refused")
+	var s workflows.Status
+	if err := json.Unmarshal([]byte(do.says("", "status", "refused", "--output", "json")), &s); err != nil || s.Phase != "failed" || !strings.Contains(s.Error, "gpro") {
+		t.Errorf("%v, %+v", err, s)
+	}
+}
+
+// A run that asks a server which is gone, for ever, is ended at once, and goes on
+// from its last step when it is extended.
+func TestStopNow(t *testing.T) {
+	do, c, _ := newConsole(t)
+	runTest(t, c, "hung", tiny("steps=1"))
+	do.says("goes on, to 2 steps", "extend", "hung", "--steps", "2", "--detach", "rollout.engine=openai", `rollout.endpoints=["http://127.0.0.1:1"]`, "rollout.tries=1")
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if why := (&connection{client: c}).trouble(t.Context(), "hung"); strings.Contains(why, "Rollout has failed") {
+			break
+		} else if time.Since(begin) > time.Minute {
+			t.Fatalf("the run does not fail: %s", why)
+		}
+	}
+	do.says("hung: the run stops", "stop", "hung")
+	do.says("hung: the run has ended", "stop", "hung", "--now")
+	do.says("**grpo**: terminated, step 1 of 2\n\nWhy: gradus stop --now", "status", "hung")
+	do.refuses("run hung has ended; there is nothing to stop", "stop", "hung", "--now")
+	do.refuses(`there is no run "unknown"`, "stop", "unknown", "--now")
+	if r := do.result("extend", "hung", "--steps", "2", `rollout.engine=""`, "rollout.endpoints=[]"); r.Steps != 2 || r.Stopped || r.After == nil {
+		t.Errorf("%+v", r)
+	}
 }

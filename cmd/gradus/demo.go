@@ -101,7 +101,7 @@ func (t *target) demo(ctx context.Context, given map[string]json.RawMessage, pro
 		return f, err
 	}
 	defer w.Stop()
-	run, err := launch(ctx, c.client, workflows.QueueAll, "demo-"+time.Now().UTC().Format("20060102-150405.000"), given)
+	run, err := launch(ctx, c.client, workflows.QueueAll, "demo-"+stamp(), given)
 	if err != nil {
 		return f, err
 	}

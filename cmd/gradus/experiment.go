@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,9 +95,15 @@ func launchAt(ctx context.Context, c client.Client, queue, id string, priority t
 		return nil, err
 	}
 	if id == "" {
-		id = fmt.Sprintf("%s-%s", plan.Recipe, time.Now().UTC().Format("20060102-150405"))
+		id = plan.Recipe + "-" + stamp()
 	}
 	return start(ctx, c, "Experiment", queue, id, fmt.Sprintf("%s, %d steps, seed %d", plan.Recipe, plan.Steps, plan.Seed), priority, raw)
+}
+
+// stamp ends the names of runs that are given none: the time, and four letters that tell
+// apart what starts in the same second, on whatever machine.
+func stamp() string {
+	return time.Now().UTC().Format("20060102-150405-") + strings.ToLower(rand.Text()[:4])
 }
 
 // start starts a workflow by name and with one argument, as the Temporal UI does.
@@ -178,6 +186,9 @@ func follow(ctx context.Context, c *connection, id string, out io.Writer) (*work
 	for {
 		select {
 		case r := <-done:
+			if phase, why := c.ended(ctx, id); r.err != nil && phase != "" {
+				return nil, fmt.Errorf("run %s %s: %s", id, phase, why)
+			}
 			if r.err != nil {
 				return nil, runError(id, r.err)
 			}
@@ -218,6 +229,37 @@ func runError(id string, err error) error {
 		return fmt.Errorf("there is no run %q; `gradus status` lists them", id)
 	}
 	return fmt.Errorf("run %s: %w", id, err)
+}
+
+// ended is how a run ended that has no result, in a word, and why. The phase is "" of all
+// others. The workflow cannot tell it: it knows its last step only.
+func (c *connection) ended(ctx context.Context, id string) (phase, why string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	events := c.client.GetWorkflowHistory(ctx, id, "", false, enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT)
+	if !events.HasNext() {
+		return "", ""
+	}
+	e, err := events.Next()
+	if err != nil {
+		return "", "" // whoever asks the run itself says so
+	}
+	switch e.EventType {
+	case enums.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+		err := temporal.GetDefaultFailureConverter().FailureToError(e.GetWorkflowExecutionFailedEventAttributes().GetFailure())
+		var app *temporal.ApplicationError
+		if errors.As(err, &app) {
+			return "failed", app.Message()
+		}
+		return "failed", err.Error()
+	case enums.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
+		return "terminated", cmp.Or(e.GetWorkflowExecutionTerminatedEventAttributes().GetReason(), "no reason was given")
+	case enums.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED:
+		return "canceled", "somebody asked the Temporal server for it"
+	case enums.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
+		return "timed out", "it was started with a time limit"
+	}
+	return "", ""
 }
 
 // trouble says what keeps a run from going on, "" if nothing does: no room on
@@ -453,12 +495,19 @@ func statusCommand(t *target) *cobra.Command {
 				return t.finish(ctx, c, args[0], cmd)
 			}
 			s, err := status(ctx, c.client, args[0])
+			phase, reason := c.ended(ctx, args[0])
 			why := c.trouble(ctx, args[0])
+			if err != nil && phase != "" {
+				return fmt.Errorf("run %s %s: %s", args[0], phase, reason)
+			}
 			if err != nil && why != "" {
 				return fmt.Errorf("run %s answers nothing: %s", args[0], why)
 			}
 			if err != nil {
 				return runError(args[0], err)
+			}
+			if phase != "" {
+				s.Phase, s.Error, s.Paused = phase, reason, false
 			}
 			if t.output == "json" {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)

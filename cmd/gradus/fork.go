@@ -8,7 +8,6 @@ import (
 	"maps"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/enums/v1"
@@ -87,7 +86,7 @@ under propose, assess, select and mask.`,
 				return err
 			}
 			if id == "" {
-				id = fmt.Sprintf("%s-fork-%s", from.Run, time.Now().UTC().Format("20060102-150405"))
+				id = from.Run + "-fork-" + stamp()
 			}
 			if id == from.Run {
 				return fmt.Errorf("--id is %q, the run itself; to take it back use gradus rewind", id)

@@ -146,6 +146,11 @@ func TestForkExtendRewind(t *testing.T) {
 	do.refuses(`no record of a run "nobody"`, "extend", "nobody", "--steps", "9")
 	do.refuses("the run itself", "fork", "long", "--id", "long")
 	do.refuses(`"to" not set`, "rewind", "long")
+
+	// Its newest policy is taken out by the name of the run.
+	do.says("policy "+long.Policy.String()+", after 4 steps of run long", "policy", "export", "long", filepath.Join(t.TempDir(), "policy"))
+	do.refuses(`policy "nobody" is neither a Ref, as the last line of a run`, "policy", "export", "nobody", t.TempDir())
+	do.refuses(`policy "Qwen/Qwen2.5-0.5B": there is no such folder, and a Ref looks like policy:0:1000:hash`, "run", "grpo", "policy=Qwen/Qwen2.5-0.5B")
 }
 
 func execution(t *testing.T, c client.Client, id string) *commonpb.WorkflowExecution {

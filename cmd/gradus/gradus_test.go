@@ -433,6 +433,12 @@ func TestCommands(t *testing.T) {
 		{[]string{"recipes", "show", "dapo"}, "epsilon_high: 0.28", ""},
 		{[]string{"run", "grpo", "--dry-run", "learning_rate=1e-5", "--steps", "7"}, "steps: 7", ""},
 		{[]string{"run", "grpo", "--dry-run", "learning_rat=1e-5"}, "", "learning_rate?"},
+		{[]string{"run", "grpo", "--dry-run", "lr=1e-5"}, "", "write learning_rate"},
+		{[]string{"run", "grpo", "--dry-run", "--learning_rate=1e-5"}, "", "unknown flag --learning_rate; write learning_rate="},
+		{[]string{"tune", "RUN", "--tau-hard", "0.5"}, "", "unknown flag --tau-hard; write tau_hard="},
+		{[]string{"run", "grpo", "--lr=1e-5"}, "", "unknown flag --lr; write learning_rate"},
+		{[]string{"run", "grpo", "--nonsense"}, "", "unknown flag: --nonsense"},
+		{[]string{"status", "--learning_rate=1e-5"}, "", "unknown flag: --learning_rate"},
 		{[]string{"run", "grpo", "--dry-run", "nonsense"}, "", "want key=value"},
 		{[]string{"run", "missing.yaml", "--dry-run"}, "", "missing.yaml"},
 		{[]string{"run", "grpo"}, "", "gradus dev"},
@@ -481,5 +487,13 @@ func TestPlanFile(t *testing.T) {
 	}
 	if d := cmp.Diff(first.String(), second.String()); d != "" {
 		t.Error(d)
+	}
+}
+
+// What starts at once has names of its own.
+func TestStamp(t *testing.T) {
+	a, b := stamp(), stamp()
+	if a == b || len(a) != len("20060102-150405-abcd") {
+		t.Errorf("%s, %s", a, b)
 	}
 }

@@ -5,12 +5,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/gradus-rl/gradus/recipes"
 )
 
 func main() {
@@ -30,6 +35,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	r.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return asPair(cmd, os.Args, err) })
 	var t target
 	f := r.PersistentFlags()
 	f.StringVar(&t.dir, "dir", defaultDir(), "state folder of the local stack")
@@ -41,6 +47,33 @@ func root() *cobra.Command {
 		pauseCommand(&t), resumeCommand(&t), stopCommand(&t), tuneCommand(&t), sweepCommand(&t), forkCommand(&t), rewindCommand(&t), extendCommand(&t),
 		workerCommand(&t), workersCommand(&t), dataCommand(&t), selectCommand(&t), whyCommand(&t), storeCommand(&t), policyCommand(&t), serveCommand(&t), recipesCommand(&t), memoryCommand(&t), benchCommand(&t))
 	return r
+}
+
+// asPair answers a flag that is an option of the plan with how options are written.
+func asPair(cmd *cobra.Command, args []string, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || !strings.Contains(cmd.Use, "key=value") {
+		return err
+	}
+	name := unknown.GetSpecifiedName()
+	key, value := strings.ReplaceAll(name, "-", "_"), "VALUE"
+	for i, a := range args {
+		if v, ok := strings.CutPrefix(a, "--"+name+"="); ok {
+			value = v
+		} else if a == "--"+name && i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
+			value = args[i+1]
+		}
+	}
+	for _, r := range recipes.All() {
+		_, err := recipes.Resolve(fmt.Appendf(nil, "{%q:%q,%q:null}", "recipe", r.Name, key))
+		if !errors.Is(err, recipes.ErrUnknown) {
+			return fmt.Errorf("unknown flag --%s; write %s=%s", name, key, value)
+		}
+	}
+	if hint := recipes.Theirs(key); hint != "" {
+		return fmt.Errorf("unknown flag --%s; %s", name, hint)
+	}
+	return err
 }
 
 // family is a command that is there for those under it; by itself it tells of them.

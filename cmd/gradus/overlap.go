@@ -103,13 +103,13 @@ func (t *target) benchOverlap(ctx context.Context, progress io.Writer) (figures 
 		}
 		defer w.Stop()
 	}
-	stamp := time.Now().UTC().Format("20060102-150405")
+	when := stamp()
 	train := func(name string, pairs ...string) (*workflows.Result, string, error) {
 		given, err := planInput("grpo", append(pairs, "seed=1", "reuse=false", "prompts_per_step=64", "rollout_shards=1"))
 		if err != nil {
 			return nil, "", err
 		}
-		run, err := launch(ctx, c.client, workflows.QueueCPU, "overlap-"+stamp+"-"+name, given)
+		run, err := launch(ctx, c.client, workflows.QueueCPU, "overlap-"+when+"-"+name, given)
 		if err != nil {
 			return nil, "", err
 		}

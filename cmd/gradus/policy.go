@@ -8,8 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gradus-rl/gradus/activities"
 	"github.com/gradus-rl/gradus/datasets"
 	"github.com/gradus-rl/gradus/policy"
+	"github.com/gradus-rl/gradus/recipes"
 )
 
 func policyCommand(t *target) *cobra.Command {
@@ -17,13 +19,18 @@ func policyCommand(t *target) *cobra.Command {
 	var format policy.Format
 	adapter, optimizer := false, false
 	export := &cobra.Command{
-		Use:   "export REF FOLDER",
-		Short: "Write a policy as a Hugging Face folder, LoRA adapters merged",
+		Use:   "export REF|RUN FOLDER",
+		Short: "Write a policy, or the newest of a run, as a Hugging Face folder, LoRA adapters merged",
 		Args:  cobra.ExactArgs(2),
 		RunE: t.withStore(func(ctx context.Context, s datasets.Store, cmd *cobra.Command, args []string) error {
 			ref, err := datasets.ParseRef(args[0])
 			if err != nil {
-				return err
+				last, _, _, failed := activities.LoadStep(ctx, s, recipes.Origin{Run: args[0]})
+				if failed != nil {
+					return fmt.Errorf("policy %q is neither a Ref, as the last line of a run and of gradus status RUN has it, nor a run: %w", args[0], failed)
+				}
+				ref = last.Policy
+				fmt.Fprintf(cmd.ErrOrStderr(), "policy %s, after %d steps of run %s\n", ref, last.Step+1, args[0])
 			}
 			load := policy.LoadModel
 			if adapter || optimizer {
@@ -85,10 +92,11 @@ func storePolicy(ctx context.Context, s datasets.Store, given map[string]json.Ra
 		return nil // absent or no text: for Resolve to judge
 	}
 	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
-		if _, err := datasets.ParseRef(folder); folder != "" && err != nil {
-			return fmt.Errorf("policy %q is neither a folder nor a Ref: %w", folder, err)
+		if folder == "" {
+			return nil
 		}
-		return nil
+		_, err := policy.ParseRef(folder)
+		return err
 	}
 	ref, err := importPolicy(ctx, s, folder)
 	if err != nil {

@@ -140,7 +140,7 @@ the sweep.`,
 					return err
 				}
 				if id == "" {
-					id = "sweep-" + time.Now().UTC().Format("20060102-150405")
+					id = "sweep-" + stamp()
 				}
 				run, err := start(ctx, c.client, "Sweep", workflows.QueueCPU, id, fmt.Sprintf("%d settings, %d runs", len(plan.Settings), len(plan.Runs)), temporal.Priority{}, raw)
 				if err != nil {
@@ -210,7 +210,11 @@ func (t *target) sweepStatus(ctx context.Context, c *connection, cmd *cobra.Comm
 	}
 	if more {
 		var r workflows.SweepResult
-		if err := c.client.GetWorkflow(ctx, id, "").Get(ctx, &r); err != nil {
+		err := c.client.GetWorkflow(ctx, id, "").Get(ctx, &r)
+		if phase, why := c.ended(ctx, id); err != nil && phase != "" {
+			return fmt.Errorf("sweep %s %s: %s", id, phase, why)
+		}
+		if err != nil {
 			return runError(id, err)
 		}
 		if t.output == "json" {
@@ -218,8 +222,15 @@ func (t *target) sweepStatus(ctx context.Context, c *connection, cmd *cobra.Comm
 		}
 	}
 	s, err := c.swept(ctx, id)
+	phase, why := c.ended(ctx, id)
+	if err != nil && phase != "" {
+		return fmt.Errorf("sweep %s %s: %s", id, phase, why)
+	}
 	if err != nil {
 		return runError(id, err)
+	}
+	if phase != "" {
+		s.Phase, s.Error, s.Paused = phase, why, false
 	}
 	if t.output == "json" {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
