@@ -46,7 +46,7 @@ var theirs = []struct{ names, option, remark string }{
 	{"eval_steps eval_strategy test_freq", "evaluation.every", "steps"},
 	{"save_steps save_strategy save_freq save_total_limit ckpt_path", "", "every step is kept in the store; leave it out"},
 	{"output_dir save_path logging_dir default_local_dir", "", "all is kept in the store; `gradus policy export` writes a folder"},
-	{"report_to logging_steps use_wandb wandb_project project_name log_completions", "", "`gradus status RUN` has the figures, and every completion is kept in the store; leave it out"},
+	{"report_to logging_steps use_wandb wandb_project project_name log_completions", "", "`gradus data export --run RUN --metrics -o curves.csv` has the curves, and every completion is kept in the store; leave it out"},
 	{"run_name experiment_name", "", "a run is named by --id"},
 	{"tensor_parallel_size num_gpus n_gpus_per_node actor_num_gpus_per_node deepspeed fsdp", "", "workers say what they run on: `gradus worker --help`"},
 }

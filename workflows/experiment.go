@@ -90,8 +90,8 @@ type StepSummary struct {
 	Tokens        float64 `json:"tokens"`
 	Trained       float64 `json:"tokens_trained"`
 	Mismatch      float64 `json:"sampling_kl,omitempty"` // of what drew and what learnt, where it was measured
-	Seconds       float64 `json:"seconds"`       // wall time of the step
-	Orchestration float64 `json:"orchestration"` // of it: seconds outside the stages' own work
+	Seconds       float64 `json:"seconds"`               // wall time of the step
+	Orchestration float64 `json:"orchestration"`         // of it: seconds outside the stages' own work
 }
 
 // Result is what a finished experiment returns.
