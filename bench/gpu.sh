@@ -8,7 +8,8 @@
 # gradus is built with -tags xla (or onnx for BACKENDS='go onnx'); Python has
 # torch and transformers, and jax-cuda13-plugin for xla:cuda. For the learning
 # curve, GRADUS_DEVSTACK names a built program of the local stack where there is
-# no Go to build it. LIMIT bounds one measurement, in seconds.
+# no Go to build it; SVAMP names SVAMP's 1,000 problems, for a second curve. LIMIT
+# bounds one measurement, in seconds, and LIMIT_DEMO each curve.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 gradus=${GRADUS:-gradus} python=${PYTHON:-python3} limit=${LIMIT:-100}
@@ -103,6 +104,28 @@ if timeout "${LIMIT_DEMO:-240}" "$gradus" demo --dir "$out/demo" --steps 40 "bac
   tail -1 "$out/curve"
 else
   echo "learning curve: failed: $(tail -1 "$out/error" | cut -c1-200)"
+fi
+
+# The same on word problems: the warm-up shows the form of a solution, RL the rest.
+if [ -n "${SVAMP:-}" ]; then
+  echo "== gradus run on $SVAMP (${SECONDS}s)" >&2
+  head -700 "$SVAMP" > "$out/train.jsonl"
+  tail -300 "$SVAMP" > "$out/test.jsonl"
+  g=("$gradus" --dir "$out/svamp")
+  "${g[@]}" dev > "$out/dev" 2>&1 &
+  stack=$!
+  until grep -q '^try:' "$out/dev" || ! kill -0 $stack 2> /dev/null; do sleep 1; done
+  if "${g[@]}" data import "$out/train.jsonl" 2> "$out/error" && "${g[@]}" data import "$out/test.jsonl" 2> "$out/error" &&
+    timeout "${LIMIT_DEMO:-240}" "${g[@]}" run grpo --problems train eval_problems=test "backend=$first" --steps "${STEPS:-150}" \
+      model.hidden_size=128 model.intermediate_size=384 model.num_hidden_layers=3 model.rope_theta=10000 \
+      'warmup.levels=[]' warmup.max_steps=220 warmup.min_steps=220 warmup.max_tokens=40000000 warmup.batch_size=32 warmup.learning_rate=2e-3 warmup.every=100 \
+      prompts_per_step=64 num_generations=16 max_completion_length=40 learning_rate=3e-4 max_tokens_per_micro_batch=16384 \
+      evaluation.problems_per_level=300 evaluation.num_generations=4 > "$out/curve" 2> "$out/error"; then
+    cat "$out/curve"
+  else
+    echo "learning curve on $SVAMP: failed: $(tail -1 "$out/error" | cut -c1-200)"
+  fi
+  kill -INT $stack 2> /dev/null && wait $stack
 fi
 echo "all in ${SECONDS}s"
 [ ! -f "$out/failed" ]
