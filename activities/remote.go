@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,7 +243,7 @@ func (a *Activities) refresh(ctx context.Context, endpoint string, ref datasets.
 			return err
 		}
 		err := r.Client.Post(ctx, endpoint+"/update_weight_version", map[string]string{"new_version": ref.Hash}, nil)
-		if refused := new(openai.Refused); errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		if openai.NotThere(err) {
 			return nil // a version of vLLM that cannot tell its weights' version
 		}
 		return err

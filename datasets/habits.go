@@ -308,12 +308,26 @@ func readSVAMP(r row) (p problem, err error) {
 		return p, err
 	}
 	equation = wholeNumber.ReplaceAllString(equation, "$1")
-	if strings.HasPrefix(equation, "( ") && strings.HasSuffix(equation, " )") { // one operation, or more of them
-		equation = equation[2 : len(equation)-2]
-	}
 	equation = strings.NewReplacer("( ", "(", " )", ")").Replace(equation)
-	p.solution = equation + " = " + p.answer
+	p.solution = unbracketed(equation) + " = " + p.answer
 	return p, nil
+}
+
+// unbracketed is a formula without the brackets around the whole of it.
+func unbracketed(s string) string {
+	depth := 0
+	for i, c := range s {
+		switch c {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		}
+		if depth == 0 && i < len(s)-1 { // the first bracket, if any, ends before the formula does
+			return s
+		}
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(s, "("), ")")
 }
 
 // fieldError is what is wrong with one field of a row.

@@ -77,6 +77,7 @@ func TestImportHabits(t *testing.T) {
 		"svamp.jsonl": {
 			{"made-1", "svamp", "Ana has 290 pears. She lays them in 2 baskets. How many pears are in each basket?", "145", "290 / 2 = 145", "", 0, none},
 			{"made-2", "svamp", "The well was 0.5 m above, and fell by 3. How deep is it now?", "-2.5", "0.5 - 3 = -2.5", "", 0, none},
+			{"made-3", "svamp", "A tree has 4 and 5 apples on each of 10 branches, but for 3 bare ones. How many apples are there?", "63", "(4 + 5) * (10 - 3) = 63", "", 0, none},
 		},
 		"plain.jsonl": {
 			{"s1", "sums", "2+3=", "5", "2+3=5", "exact", 1, []string{"2+3=5"}},

@@ -51,6 +51,12 @@ func (e *Refused) Error() string {
 	return fmt.Sprintf("%s: status %d: %s", e.Endpoint, e.Status, e.Message)
 }
 
+// NotThere reports whether a server refused a request as it has nothing at that address.
+func NotThere(err error) bool {
+	var refused *Refused
+	return errors.As(err, &refused) && refused.Status == http.StatusNotFound
+}
+
 // endpoint is a server and how it does.
 type endpoint struct {
 	url string
@@ -317,8 +323,7 @@ func (c *Client) refresh(ctx context.Context, e *endpoint, call Call) error {
 	}
 	if has != call.Version {
 		if err := call.Refresh(ctx, e.url); err != nil {
-			var refused *Refused
-			if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+			if NotThere(err) {
 				return fmt.Errorf("the server cannot be given weights in this way: %w", err)
 			}
 			return fmt.Errorf("%s: refresh: %v", e.url, err) // a refusal, too: the weights may get there
@@ -351,9 +356,8 @@ func (c *Client) version(ctx context.Context, url string, paths ...string) (vers
 	for _, path := range paths {
 		var info ModelInfo
 		err := c.call(ctx, http.MethodGet, url+path, nil, &info)
-		var refused *Refused
 		switch {
-		case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
+		case NotThere(err):
 		case err != nil:
 			return "", "", err
 		case info.WeightVersion != "":
